@@ -1,0 +1,247 @@
+"""The whole vocabulary: what one stage hands to the next, from Chunk to Action.
+
+Facts are in the past tense, requests in the present. Positions are counted in samples of the 16 kHz stream since its
+first sample, so that no stage needs a clock; `seconds` turns them into the numbers of an `Event`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+SAMPLE_RATE = 16_000
+SCHEMA = 1
+
+Samples = NDArray[np.float32]
+
+
+def seconds(samples: int) -> float:
+    """Samples of the 16 kHz stream as seconds."""
+    return samples / SAMPLE_RATE
+
+
+def frozen(samples: Samples) -> Samples:
+    """The same array, read-only: whoever receives it may keep it, nobody may write to it."""
+    samples.flags.writeable = False
+    return samples
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chunk:
+    """20 to 100 ms of mono 16 kHz audio of one source.
+
+    A gap between `start` and the end of the chunk before it means that audio was lost; `start` never goes back.
+    """
+
+    room: str
+    source: str
+    start: int  # samples since the first of the source
+    samples: Samples  # shape (n,), nominally -1 to 1, read-only
+    time: float  # Unix seconds of the first sample
+
+    @property
+    def end(self) -> int:
+        """Position after the last sample."""
+        return self.start + len(self.samples)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """Audio of a tagger's fixed length, cut while something could be heard."""
+
+    start: int  # samples; may lie before the first heard sample when the window was filled from earlier audio
+    end: int  # samples; the last sample used is end - 1
+    samples: Samples  # shape (length of the tagger,), read-only
+    onset: int  # samples: where the activity that this window belongs to began
+    level_dbfs: float  # RMS of the active part
+    floor_dbfs: float  # noise floor at the time
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tags:
+    """What a tagger said of a window."""
+
+    window: Window
+    scores: NDArray[np.float32]  # shape (labels,), 0 to 1
+
+
+class Cut(StrEnum):
+    """Why an utterance ended."""
+
+    ENDPOINT = "endpoint"  # silence after speech
+    CAP = "cap"  # 30 s were full; the next utterance overlaps
+    END = "end"  # the source ended or lost audio
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Utterance:
+    """One stretch of speech, pre-roll and hangover included, ready for a recogniser."""
+
+    start: int  # samples
+    end: int  # samples
+    samples: Samples  # shape (end - start,), read-only
+    cut: Cut
+    speech_share: float  # 0 to 1: share of frames the voice activity detector called speech
+    level_dbfs: float  # RMS of the frames called speech
+    floor_dbfs: float  # noise floor at the time
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechEvidence:
+    """What speaks for an utterance being speech, gathered outside the recogniser."""
+
+    speech_share: float  # 0 to 1: share of frames the voice activity detector called speech
+    tagger_score: float | None  # 0 to 1: best score of the tagger's speech labels over the utterance; None: no window
+    other_score: float | None  # 0 to 1: best score of any other sound meanwhile
+    snr_db: float  # level of the speech frames above the noise floor
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One recognised word, in seconds from the start of its utterance."""
+
+    word: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """What a recogniser made of an utterance. Empty `text` means that nothing was said, or nothing believable."""
+
+    text: str
+    language: str | None  # ISO 639-1
+    score: float  # 0 to 1: mean probability of the chosen tokens
+    words: tuple[Word, ...] | None = None
+    rejected: str | None = None  # why a text was not believed, for the DEBUG log (never the text itself)
+
+
+class State(StrEnum):
+    """`started` then `ended` for a sound, `heard` for speech."""
+
+    STARTED = "started"
+    ENDED = "ended"
+    HEARD = "heard"
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """A sound began or ended, as the tracker or a cadence detector decided."""
+
+    key: int  # the same for `started` and `ended` of one sound within one stream
+    state: State
+    event_type: str  # slug of the home group, `other` for a label in none
+    label: str  # the model's own best label (AudioSet display name)
+    score: float  # 0 to 1; for `ended` the best score of the whole sound
+    start: int  # samples: onset
+    end: int | None  # samples: where it ended; None while it lasts
+    heard_at: int  # samples: position after the last sample used for this decision
+    level_dbfs: float | None
+    model: str  # "yamnet", "t3", "t4", "yamnet+t3"…
+
+
+def iso(time: float) -> str:
+    """Unix seconds as the event's UTC time, to the millisecond."""
+    return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What the house is told. The same JSON goes to MQTT, `kikimimi listen --json`, the history and the web page.
+
+    Unknown is None, never a guess. Repeats are told by (`id`, `state`).
+    """
+
+    id: str  # ULID, the same for `started` and `ended` of one sound
+    room: str
+    source: str
+    kind: Literal["sound", "speech"]
+    state: State
+    event_type: str
+    label: str
+    score: float | None  # 0 to 1
+    text: str | None = None
+    language: str | None = None
+    words: tuple[Word, ...] | None = None
+    intent: Mapping[str, Any] | None = None
+    caption: str | None = None
+    emotion: str | None = None
+    start: str | None = None  # UTC, ISO 8601
+    end: str | None = None  # UTC, ISO 8601
+    offset: float = 0.0  # seconds from the first sample of the source to `start`
+    duration: float | None = None  # seconds
+    heard_at: float = 0.0  # seconds: the same clock at the last sample used when the event was raised
+    level_dbfs: float | None = None
+    model: str = ""
+    latency: float = 0.0  # seconds from the last sample used until it was handed to outputs
+    late: bool = False
+    clip: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary in the documented order, ready for `json.dumps`."""
+        fields = asdict(self)
+        fields["words"] = None if self.words is None else [asdict(word) for word in self.words]
+        return {"schema": SCHEMA, **fields}
+
+
+class Presence(StrEnum):
+    """Retained state of a room's source."""
+
+    ONLINE = "online"
+    OFFLINE = "offline"
+    DISABLED = "disabled"
+
+
+@dataclass(frozen=True, slots=True)
+class RoomChanged:
+    """A room's source came, went or was switched off."""
+
+    room: str
+    presence: Presence
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LevelMeasured:
+    """How loud a room is."""
+
+    room: str
+    dbfs: float
+    floor: float
+    peak: float
+
+
+@dataclass(frozen=True, slots=True)
+class HealthMeasured:
+    """The state of the daemon, for the health topic and the log line."""
+
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """A rule asks for an MQTT message."""
+
+    topic: str
+    payload: str
+    qos: int = 1
+    retain: bool = False
+    rule: str = ""  # name of the rule, for the log
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """A rule asks for a log line."""
+
+    message: str
+    rule: str = ""
+
+
+Action = Publish | Log
+Fact = Event | RoomChanged | LevelMeasured | HealthMeasured

@@ -1,0 +1,1 @@
+"""What it was: taggers, recognisers, and the store of their files."""

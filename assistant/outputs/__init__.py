@@ -1,0 +1,1 @@
+"""Who is told: one module per kind of output."""

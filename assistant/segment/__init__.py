@@ -1,0 +1,1 @@
+"""When something happened: pure state machines, time in samples."""
