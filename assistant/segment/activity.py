@@ -1,15 +1,25 @@
-"""Whether anything can be heard: an adaptive noise floor and a gate over it, in frames of 20 ms."""
+"""Whether anything can be heard: an adaptive noise floor and a gate over it, in frames of 20 ms.
+
+The floor is a low quantile of the levels of the last seconds, so a constant hum and a fan that starts are followed
+while a sound that comes and goes is not. It starts low, so that a sound at sample 0 opens the gate.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
 
-from assistant.events import Samples
+from assistant.events import SAMPLE_RATE, Chunk, Samples
+from assistant.settings import Settings
 
 FRAME = 320  # samples: 20 ms, which webrtcvad accepts
 SILENCE_DBFS = -100.0  # what digital silence is called
+DEAD_DBFS = -96.0  # below one step of 16 bits: no microphone is that quiet
+BLOCK = 5  # frames: the floor is learnt from means of 0.1 s, which fluctuate less than frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +32,94 @@ class Frame:
     active: bool  # the gate is open, hangover included
 
 
+class ActivitySettings(Settings):
+    """When a room counts as active."""
+
+    open_db: float = Field(default=5.0, ge=1.0, le=40.0, description="dB above the noise floor that open the gate")
+    hangover: float = Field(
+        default=0.4, ge=0.0, le=5.0, description="seconds the gate stays open after the last loud frame"
+    )
+    memory: float = Field(
+        default=15.0, ge=2.0, le=120.0, description="seconds of the past the noise floor is learnt from"
+    )
+    quantile: float = Field(default=0.2, gt=0.0, lt=1.0, description="share of the past that is taken for background")
+    lowest_floor_dbfs: float = Field(default=-70.0, ge=-95.0, le=-20.0, description="the floor never falls below this")
+    dead_after: float = Field(
+        default=10.0, gt=0.0, description="seconds of digital silence that make a microphone dead"
+    )
+
+
 def dbfs(samples: Samples) -> float:
     """RMS level in dB relative to full scale, at least `SILENCE_DBFS`."""
     power = float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else 0.0
     return max(SILENCE_DBFS, 10.0 * float(np.log10(power + 1e-10)))
+
+
+class Activity:
+    """The gate of one stream. Pure: feeding pieces gives the frames of feeding the whole."""
+
+    def __init__(self, settings: ActivitySettings | None = None) -> None:
+        self._settings = settings or ActivitySettings()
+        s = self._settings
+        self._hangover = round(s.hangover * SAMPLE_RATE / FRAME)
+        self._dead_after = round(s.dead_after * SAMPLE_RATE / FRAME)
+        blocks = max(10, round(s.memory * SAMPLE_RATE / FRAME / BLOCK))
+        # A few blocks of the lowest floor stand for the past that was not heard: sounds at sample 0 open the gate,
+        # and a loud room is learnt within seconds all the same.
+        self._levels: deque[float] = deque([s.lowest_floor_dbfs] * max(1, blocks // 8), maxlen=blocks)
+        self._block: list[float] = []
+        self._floor = s.lowest_floor_dbfs
+        self._open_for = 0  # frames until the gate closes
+        self._silent_for = 0  # frames of digital silence
+        self._rest: Samples = np.zeros(0, np.float32)
+        self._next: int | None = None  # position of the next sample if no audio is lost
+
+    @property
+    def floor_dbfs(self) -> float:
+        """Noise floor now."""
+        return self._floor
+
+    @property
+    def dead(self) -> bool:
+        """Nothing but digital silence for seconds: the microphone is muted, unplugged or broken."""
+        return self._silent_for >= self._dead_after
+
+    def feed(self, chunk: Chunk) -> list[Frame]:
+        """The frames that `chunk` completes; the remainder waits for the next chunk unless audio was lost."""
+        if chunk.start != self._next:
+            self._rest = self._rest[:0]
+        self._next = chunk.end
+        samples = np.concatenate((self._rest, chunk.samples)) if len(self._rest) else chunk.samples
+        start = chunk.end - len(samples)
+        n = len(samples) // FRAME
+        self._rest = samples[n * FRAME :].copy()
+        levels = _levels(samples[: n * FRAME].reshape(n, FRAME))
+        return [self._frame(start + i * FRAME, level) for i, level in enumerate(levels)]
+
+    def _frame(self, start: int, level: float) -> Frame:
+        if level <= DEAD_DBFS:  # says nothing about the room
+            self._silent_for += 1
+        else:
+            self._silent_for = 0
+            self._learn(level)
+        if level >= self._floor + self._settings.open_db:
+            self._open_for = self._hangover + 1
+        elif self._open_for:
+            self._open_for -= 1
+        return Frame(start, level, self._floor, self._open_for > 0)
+
+    def _learn(self, level: float) -> None:
+        self._block.append(level)
+        if len(self._block) < BLOCK:
+            return
+        self._levels.append(sum(self._block) / BLOCK)
+        self._block.clear()
+        ordered = sorted(self._levels)
+        self._floor = max(self._settings.lowest_floor_dbfs, ordered[int(self._settings.quantile * len(ordered))])
+
+
+def _levels(frames: NDArray[np.float32]) -> list[float]:
+    """RMS of each row in dBFS; what is not a number counts as silence."""
+    power = np.nan_to_num(np.mean(np.square(frames, dtype=np.float64), axis=1), nan=0.0, posinf=0.0)
+    levels: list[float] = np.maximum(SILENCE_DBFS, 10.0 * np.log10(power + 1e-10)).tolist()
+    return levels
