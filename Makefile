@@ -1,0 +1,48 @@
+# make demo   install into .venv, fetch the models, hear a house      make run    the same daemon on your microphone
+# make test   lint, types and tests                                   make fix    format and mend what can be mended
+SHELL := /bin/bash
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null && echo $$p && break; done)
+PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet
+export PYTHONWARNINGS =
+
+.PHONY: demo run test check fix bench clean
+
+demo: .venv/core
+	@.venv/bin/kikimimi demo
+
+run: .venv/core
+	@.venv/bin/kikimimi run
+
+test: .venv/all check
+	@.venv/bin/pytest
+
+check: .venv/all
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports --no-cache >/dev/null \
+		|| { status=$$?; .venv/bin/lint-imports --no-cache | tail -n 25; exit $$status; }
+
+fix: .venv/all
+	@.venv/bin/ruff check --fix . ; .venv/bin/ruff format .
+
+bench: .venv/all
+	@for b in benchmarks/*.py; do echo "== $$b"; .venv/bin/python $$b $(AUDIO) || exit 1; done
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 to 3.14 was not found; remedy: sudo apt-get install python3 python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+		|| { echo "error: $(PYTHON) has no venv module; remedy: sudo apt-get install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv
+
+.venv/core: .venv/bin/python pyproject.toml
+	@echo "installing Kikimimi into .venv (about a minute the first time)" >&2
+	@$(PIP) install --prefer-binary -e . \
+		|| { echo "error: pip could not install Kikimimi; if it tried to compile: sudo apt-get install build-essential python3-dev" >&2; exit 1; }
+	@touch $@
+
+.venv/all: .venv/core pyproject.toml tests/constraints.txt
+	@echo "installing the extras dev and qwen into .venv" >&2
+	@$(PIP) install --prefer-binary -c tests/constraints.txt -e '.[dev,qwen]'
+	@touch $@
+
+clean:
+	rm -rf .venv dist build .mypy_cache .pytest_cache .ruff_cache

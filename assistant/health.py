@@ -1,0 +1,59 @@
+"""What the daemon says of itself: processor time, memory, lag, drops; measured when asked, never guessed."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections import deque
+from pathlib import Path
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+LATENCIES = 200  # the latest events that the lag is taken over
+
+
+def rss_mb() -> float:
+    """Resident memory now, in MB; the peak where /proc does not exist."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
+    return pages * PAGE / 1e6
+
+
+class Meter:
+    """Counts over the life of the daemon, and rates since the last look."""
+
+    def __init__(self) -> None:
+        self.events = 0
+        self.model_errors = 0
+        self._latencies: deque[float] = deque(maxlen=LATENCIES)
+        self._started = self._looked = time.monotonic()
+        self._cpu = time.process_time()
+
+    def event(self, latency: float) -> None:
+        """An event was handed to the outputs `latency` seconds after the last sample it used."""
+        self.events += 1
+        self._latencies.append(latency)
+
+    def lag_ms_p95(self) -> float | None:
+        """95th percentile of the latest latencies in milliseconds; None before the first event."""
+        if not self._latencies:
+            return None
+        ordered = sorted(self._latencies)
+        return round(1000.0 * ordered[int(0.95 * (len(ordered) - 1))], 1)
+
+    def figures(self) -> dict[str, float | int | None]:
+        """Uptime, share of one core since the last call, memory, lag and counts."""
+        now, cpu = time.monotonic(), time.process_time()
+        elapsed = max(now - self._looked, 1e-3)
+        share = (cpu - self._cpu) / elapsed
+        self._looked, self._cpu = now, cpu
+        return {
+            "uptime_s": round(now - self._started),
+            "cpu": round(share, 4),
+            "rss_mb": round(rss_mb(), 1),
+            "lag_ms_p95": self.lag_ms_p95(),
+            "events": self.events,
+            "model_errors": self.model_errors,
+        }

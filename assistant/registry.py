@@ -1,0 +1,30 @@
+"""Which class serves a name of the configuration; nothing is imported until it is chosen."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from assistant.errors import ConfigurationError
+
+SOURCES = {
+    "microphone": "assistant.audio.microphone:Microphone",
+    "file": "assistant.audio.wavfile:File",
+    "pcm": "assistant.audio.pcm:Pcm",
+    "stream": "assistant.audio.stream:Stream",
+}
+TAGGERS = {"yamnet": "assistant.models.yamnet:Yamnet"}
+RECOGNISERS = {"whisper": "assistant.models.whisper:Whisper"}
+OUTPUTS = {
+    "mqtt": "assistant.outputs.mqtt:Mqtt",
+    "jsonl": "assistant.outputs.jsonl:JsonLines",
+}
+
+
+def load(table: dict[str, str], name: str) -> Any:  # noqa: ANN401 (the class is named at run time)
+    """The class that `table` names for `name`. Raises `ConfigurationError` for a name it does not hold."""
+    try:
+        module, _, attribute = table[name].partition(":")
+    except KeyError:
+        raise ConfigurationError(f"{name!r} is none of {', '.join(sorted(table))}") from None
+    return getattr(import_module(module), attribute)

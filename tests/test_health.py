@@ -1,0 +1,33 @@
+"""Health figures are measured."""
+
+from __future__ import annotations
+
+from assistant.health import Meter, rss_mb
+
+
+def test_memory_is_that_of_this_process() -> None:
+    before = rss_mb()
+    block = bytearray(64_000_000)
+    block[::4096] = b"x" * len(block[::4096])
+    assert rss_mb() - before > 50
+    del block
+
+
+def test_lag_is_the_95th_percentile_of_what_was_seen() -> None:
+    meter = Meter()
+    assert meter.figures()["lag_ms_p95"] is None
+    for n in range(100):
+        meter.event(n / 1000)
+    figures = meter.figures()
+    assert figures["lag_ms_p95"] == 94.0
+    assert figures["events"] == 100
+
+
+def test_cpu_is_the_share_since_the_last_look() -> None:
+    meter = Meter()
+    meter.figures()
+    total = sum(n * n for n in range(2_000_000))
+    share = meter.figures()["cpu"]
+    assert total
+    assert share is not None
+    assert 0.2 < share < 1.5
