@@ -2,8 +2,8 @@
 
 Jinja's own sandbox (https://jinja.palletsprojects.com/en/stable/sandbox/) keeps templates away from Python's internals,
 but not from `"a" * 10**9` or a loop in a loop. So the syntax is a list of what is allowed, every loop is counted, and
-whatever a template holds (in a variable, a loop or its output) weighs at most `LIMIT` characters, and the characters that
-go through filters and methods are counted too. What remains is a template written to be slow: about a second at most.
+whatever a template holds (in a variable, a loop or its output) weighs at most `LIMIT` characters, and what goes
+through filters and methods is counted too. What remains is a template written to be slow: about a second at most.
 """
 
 from __future__ import annotations

@@ -1,0 +1,670 @@
+"""Which events make the house do something: rules from the configuration, and the memory they need.
+
+Pure: time is passed in as Unix seconds, nothing is read or sent. `Rules.feed` takes an event, `Rules.tick` lets time
+pass, both return the actions that are due; `Rules.next_deadline` says when the next `tick` is worth making.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import unicodedata
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from dataclasses import field as with_default
+from datetime import datetime, time, timedelta, tzinfo
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    WithJsonSchema,
+    model_validator,
+)
+
+from assistant.errors import AssistantError, ConfigurationError
+from assistant.events import Action, Event, Log, Presence, Publish, RoomChanged, State
+from assistant.settings import Settings
+from assistant.templates import Template
+
+log = logging.getLogger(__name__)
+
+ANY = "any"
+WHOLE_TEXT = 1_000  # characters of an utterance that rules look at: bounds what a regular expression can cost
+REGEX_LIMIT = 500  # characters of a regular expression
+OPEN_LIMIT = 1_000  # sounds that one rule follows at once; the oldest is forgotten
+TOPIC_LIMIT = 65_535  # bytes, MQTT 5.0 section 1.5.4
+ACTIONS = ("publish", "log")
+
+PRIVATE_FIELDS = ("text", "words", "caption")  # None in templates unless `privacy.transcripts` is on
+TOPIC_FIELDS = frozenset({"room", "event_type", "kind", "state", "language"})  # never what somebody said
+FIELDS = frozenset(Event.__dataclass_fields__) | {
+    "event",  # all of the event
+    "room_name",
+    "rule",  # name of the rule
+    "times",  # how often it was heard, for a rule with `times`
+    "lasted",  # seconds the sound has lasted, or has been absent
+    "date",  # local, 2026-11-23
+    "time",  # local, 22:05
+}
+
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_DAY_SETS = {"weekdays": DAYS[:5], "weekend": DAYS[5:]}
+_UNITS = {"ms": 0.001, "s": 1.0, "sec": 1.0, "second": 1.0, "min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0}
+_UNITS |= {"m": 60.0, "d": 86400.0, "day": 86400.0}
+_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)\s*")
+_SPAN = re.compile(r"\s*(\d{1,2}):(\d{2})\s*(?:-|–|to)\s*(\d{1,2}):(\d{2})\s*")
+_SCRIPT_WITHOUT_SPACES = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+
+
+# --- the words of a rule file ---------------------------------------------------------------------------------------
+
+
+def duration(value: object) -> float:
+    """Seconds of `90`, `"90 s"`, `"5 min"` or `"1 h 30 min"`. Raises `ValueError`."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    text = str(value).strip().lower()
+    total, position = 0.0, 0
+    while match := _QUANTITY.match(text, position):
+        unit = match[2] if match[2] in _UNITS else match[2].removesuffix("s")
+        if unit not in _UNITS:
+            break
+        total += float(match[1]) * _UNITS[unit]
+        position = match.end()
+    if not text or position < len(text):
+        raise ValueError(f'not a duration: "{value}"; write seconds or for example 90 s, 5 min, 1 h 30 min')
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of the day, in minutes since midnight; it crosses midnight when `end` comes before `start`."""
+
+    start: int
+    end: int
+
+    def __str__(self) -> str:
+        return f"{self.start // 60:02}:{self.start % 60:02}-{self.end // 60:02}:{self.end % 60:02}"
+
+
+def _span(value: object) -> Span:
+    if isinstance(value, Span):
+        return value
+    match = _SPAN.fullmatch(str(value))
+    numbers = [int(number) for number in match.groups()] if match else [99]
+    minutes = [hour * 60 + minute for hour, minute in zip(numbers[::2], numbers[1::2], strict=False)]
+    if not match or max(numbers[1::2]) > 59 or max(minutes) > 24 * 60:
+        raise ValueError(f'not a part of the day: "{value}"; write for example "22:00-07:00"')
+    return Span(minutes[0], minutes[1])
+
+
+def _tuple(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+def _days(value: object) -> object:
+    names = _tuple(value)
+    if not isinstance(names, list | tuple):
+        return names
+    days: list[object] = []
+    for name in names:
+        word = str(name).strip().lower()
+        days.extend(_DAY_SETS.get(word, (word[:3] if f"{word}day".startswith(word) else word,)))
+    return tuple(days)
+
+
+def _words(phrases: tuple[str, ...]) -> tuple[str, ...]:
+    for phrase in phrases:
+        if not fold(phrase):
+            raise ValueError(f'"{phrase}" has no letters')
+    return phrases
+
+
+def _check_regex(pattern: str) -> str:
+    if len(pattern) > REGEX_LIMIT:
+        raise ValueError(f"the regular expression has {len(pattern)} characters; {REGEX_LIMIT} is the limit")
+    try:
+        re.compile(pattern, re.IGNORECASE)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    if _may_explode(pattern):
+        raise ValueError("a repeated group that holds another repetition or | can take for ever; write it without")
+    return pattern
+
+
+def _may_explode(pattern: str) -> bool:
+    """Whether a repeated group holds a repetition, an option or alternatives: the cause of exponential matching."""
+    bare = re.sub(r"\\.", "x", pattern, flags=re.DOTALL)
+    bare = re.sub(r"\[\^?\]?[^\]]*\]", "x", bare)
+    inside = [False]
+    for position, sign in enumerate(bare):
+        following = bare[position + 1 : position + 2]
+        if sign == "(":
+            inside.append(False)
+        elif sign == ")" and len(inside) > 1:
+            varied = inside.pop()
+            if varied and following in {"*", "+", "{"}:
+                return True
+            inside[-1] = inside[-1] or varied
+        elif sign in "*+{|" or (sign == "?" and bare[position - 1 : position] != "("):
+            inside[-1] = True
+    return False
+
+
+def _check_topic(topic: str) -> str:
+    template = Template(topic, TOPIC_FIELDS, "topic") if "{" in topic else None
+    for part in template.literals if template else (topic,):
+        if problem := topic_problem(part, whole=template is None):
+            raise ValueError(f'"{topic}" {problem}')
+    return topic
+
+
+def _check_template(text: str) -> str:
+    Template(text, FIELDS)
+    return text
+
+
+def _payload(value: object) -> object:
+    """Numbers and truth values as JSON writes them."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int | float) else value
+
+
+def _refusal_as_value_error(check: Any) -> Any:  # noqa: ANN401 (pydantic's validator protocol)
+    """The same check, failing in pydantic's way so that the place in the file is found."""
+
+    def checked(value: str) -> str:
+        try:
+            return str(check(value))
+        except ConfigurationError as error:
+            raise ValueError(str(error).removeprefix("template: ").removeprefix("topic: ")) from None
+
+    return checked
+
+
+_TEXTS = WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]})
+_BRIEF = PlainSerializer(str, return_type=str)
+Seconds = Annotated[
+    float,
+    BeforeValidator(duration),
+    Field(gt=0, le=31 * 86_400, allow_inf_nan=False),
+    WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string"}]}),
+]
+Texts = Annotated[tuple[str, ...], BeforeValidator(_tuple), Field(min_length=1), _TEXTS]
+Phrases = Annotated[Texts, AfterValidator(_words), _TEXTS]
+Days = Annotated[
+    tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...],
+    BeforeValidator(_days),
+    Field(min_length=1),
+    _TEXTS,
+]
+Between = Annotated[
+    Span, PlainValidator(_span), _BRIEF, WithJsonSchema({"type": "string", "examples": ["22:00-07:00"]})
+]
+Regex = Annotated[str, AfterValidator(_check_regex), WithJsonSchema({"type": "string", "format": "regex"})]
+TextTemplate = Annotated[str, AfterValidator(_refusal_as_value_error(_check_template))]
+TopicTemplate = Annotated[str, AfterValidator(_refusal_as_value_error(_check_topic))]
+
+
+class When(Settings):
+    """What must be heard. Everything that is given must hold; of a list, one."""
+
+    sound: Texts | None = Field(default=None, description="event types of config/sounds.yaml, or any")
+    label: Texts | None = Field(default=None, description="the model's own labels (AudioSet display names)")
+    speech: Phrases | None = Field(default=None, description="words that are said, in any case, or any")
+    exactly: Phrases | None = Field(default=None, description="all that is said, but for case and punctuation")
+    regex: Regex | None = Field(default=None, description="regular expression found in what is said")
+    state: State | None = Field(default=None, description="started (sounds), ended (sounds) or heard (speech)")
+    score: float | None = Field(default=None, ge=0, allow_inf_nan=False, description="at least, 0 to 1")
+    language: Texts | None = Field(default=None, description="ISO 639-1 codes of what is said")
+    room: Texts | None = Field(default=None, description="room ids; any room if left out")
+    lasting: Seconds | None = Field(default=None, description="fires once, while the sound lasts, after so long")
+    absent: Seconds | None = Field(default=None, description="fires once when nothing of it was heard for so long")
+    times: int | None = Field(default=None, ge=1, le=1_000, description="so often within `within`")
+    within: Seconds | None = Field(default=None, description="the time in which `times` are counted")
+    between: Between | None = Field(default=None, description="local time, also across midnight")
+    days: Days | None = Field(default=None, description="mon to sun, weekdays, weekend: when `between` begins")
+
+    @property
+    def is_speech(self) -> bool:
+        """Whether it waits for speech; otherwise for a sound."""
+        return any((self.speech, self.exactly, self.regex))
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> When:
+        if self.is_speech == bool(self.sound or self.label):
+            raise ValueError(
+                "needs either sound (or label) or speech (or exactly, regex); `any` stands for all of them"
+            )
+        if (self.times is None) != (self.within is None):
+            raise ValueError("times and within belong together, for example: times: 5, within: 10 min")
+        if sum(value is not None for value in (self.lasting, self.absent, self.times)) > 1:
+            raise ValueError("lasting, absent and times exclude each other; write two rules")
+        if self.absent is not None and self.state is not None:
+            raise ValueError("absent takes no state")
+        return self
+
+
+class PublishAction(Settings):
+    """An MQTT message."""
+
+    topic: TopicTemplate = Field(description="a topic; may use {{ room }}, event_type, kind, state, language")
+    payload: Annotated[TextTemplate, BeforeValidator(_payload)] = Field(description="a Jinja2 template")
+    qos: Literal[0, 1, 2] = 1
+    retain: bool = False
+
+
+class Do(Settings):
+    """One action: the name of its kind and what it needs."""
+
+    publish: PublishAction | None = None
+    log: TextTemplate | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, value: object) -> object:
+        kinds = ", ".join(ACTIONS)
+        if isinstance(value, Do):
+            return value
+        if not isinstance(value, Mapping):
+            raise ValueError(f"an action is one of {kinds} with what it needs, for example: log: heard {{{{ label }}}}")  # noqa: TRY004 (pydantic takes ValueError)
+        for kind in value:
+            if kind not in ACTIONS:
+                raise ValueError(f'there is no action "{kind}" in this version; there are {kinds}')
+        if len(value) != 1:
+            raise ValueError(f"each action is an item of its own with exactly one of {kinds}")
+        return value
+
+    @model_validator(mode="after")
+    def _filled(self) -> Do:
+        if self.publish is None and self.log is None:
+            raise ValueError("the action is empty")
+        return self
+
+
+def _actions(value: object) -> object:
+    return [value] if isinstance(value, Mapping) else value
+
+
+class Rule(Settings):
+    """When something is heard, do something."""
+
+    name: str | None = Field(default=None, min_length=1, max_length=200, description="for the log and for `check`")
+    when: When
+    do: Annotated[tuple[Do, ...], BeforeValidator(_actions)] = Field(min_length=1)
+    cooldown: Seconds | None = Field(default=None, description="after it fired it does not fire again for so long")
+
+
+def _unique_names(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    names = Counter(names_of(rules))
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ValueError(f'two rules have the name "{twice[0]}"; rename one')
+    return rules
+
+
+RuleList = Annotated[tuple[Rule, ...], AfterValidator(_unique_names)]
+
+
+def names_of(rules: Sequence[Rule]) -> list[str]:
+    """The rules' names; a rule without one goes by its number."""
+    return [rule.name or f"rule {number}" for number, rule in enumerate(rules, 1)]
+
+
+# --- matching ---------------------------------------------------------------------------------------------------------
+
+
+def topic_problem(topic: str, *, whole: bool = True) -> str | None:
+    """Why nothing can be published to `topic`, or None. A part of a topic (not `whole`) may be empty."""
+    if whole and not topic:
+        return "is empty"
+    for sign in "#+":
+        if sign in topic:
+            return f"holds the wildcard {sign}, which is for subscribing; name one topic"
+    if any(unicodedata.category(sign) in {"Cc", "Cs"} for sign in topic):
+        return "holds a control character"
+    if whole and topic.startswith("$"):
+        return "begins with $, which belongs to the broker"
+    if len(topic.encode("utf-8")) > TOPIC_LIMIT:
+        return f"is longer than {TOPIC_LIMIT} bytes"
+    return None
+
+
+def fold(text: str) -> str:
+    """Lower-case words with single spaces: what is left when case, width and punctuation are taken away."""
+    plain = unicodedata.normalize("NFKC", text).casefold().replace("'", "").replace("’", "")
+    kept = (sign if sign.isalnum() or unicodedata.category(sign).startswith("M") else " " for sign in plain)
+    return " ".join("".join(kept).split())
+
+
+def says(text: str, phrase: str) -> bool:
+    """Whether the words of `phrase` stand in `text` in a row; in scripts without spaces, its letters."""
+    said, wanted = fold(text), fold(phrase)
+    if _SCRIPT_WITHOUT_SPACES.search(wanted):
+        return wanted.replace(" ", "") in said.replace(" ", "")
+    return f" {wanted} " in f" {said} "
+
+
+def _text_matches(when: When, text: str) -> bool:
+    text = text[:WHOLE_TEXT]
+    if when.speech and ANY not in when.speech and not any(says(text, phrase) for phrase in when.speech):
+        return False
+    if when.exactly and not any(
+        fold(text).replace(" ", "") == fold(phrase).replace(" ", "") for phrase in when.exactly
+    ):
+        return False
+    return not when.regex or re.search(when.regex, text, re.IGNORECASE) is not None
+
+
+def matches(when: When, event: Event, text: str | None) -> bool:
+    """Whether the event is of the kind that `when` names, whatever its state and the time."""
+    if when.room and event.room not in when.room:
+        return False
+    if when.score is not None and (event.score is None or event.score < when.score):
+        return False
+    if when.is_speech:
+        spoken = event.kind == "speech" and text is not None
+        return spoken and (not when.language or event.language in when.language) and _text_matches(when, text or "")
+    if event.kind != "sound":
+        return False
+    if when.sound and ANY not in when.sound and event.event_type not in when.sound:
+        return False
+    return not when.label or event.label.casefold() in {label.casefold() for label in when.label}
+
+
+@dataclass(frozen=True, slots=True)
+class Hours:
+    """The local hours and days in which a rule may fire."""
+
+    between: Span | None
+    days: tuple[str, ...] | None
+    timezone: tzinfo | None  # None: the daemon's own
+
+    def hold(self, now: float) -> bool:
+        """Whether the rule may fire at `now`. A night belongs to the day on which it began."""
+        local = datetime.fromtimestamp(now, self.timezone)
+        minute = local.hour * 60 + local.minute
+        span = self.between or Span(0, 24 * 60)
+        began_today = span.start <= minute and (minute < span.end or span.end < span.start)
+        began_yesterday = span.end < span.start and minute < span.end
+        day = local.weekday() - (1 if began_yesterday else 0)
+        return (began_today or began_yesterday) and (not self.days or DAYS[day % 7] in self.days)
+
+    def opening(self, now: float) -> float | None:
+        """The first moment from `now` on at which `hold` is true; None if there is none."""
+        if self.hold(now):
+            return now
+        span = self.between or Span(0, 24 * 60)
+        today = datetime.fromtimestamp(now, self.timezone).date()
+        begin = time(span.start // 60 % 24, span.start % 60)
+        for days in range(9):
+            moment = datetime.combine(today + timedelta(days=days), begin, tzinfo=self.timezone).timestamp()
+            if moment >= now and self.hold(moment):
+                return moment
+        return None
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Open:
+    """A sound that goes on."""
+
+    event: Event
+    onset: float
+    fired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Firing:
+    """A rule's condition came true."""
+
+    event: Event | None  # None: something was absent
+    times: int | None = None
+    lasted: float | None = None  # seconds
+
+
+@dataclass(slots=True)
+class _Watch:
+    """One rule, what it remembers and when it may fire again."""
+
+    name: str
+    rule: Rule
+    hours: Hours
+    since: float  # last time that the sound was there, for `absent`
+    quiet_until: float = float("-inf")
+    told: bool = False  # `absent` fired; waits for the sound to come back
+    open: dict[str, _Open] = with_default(default_factory=dict)
+    hits: deque[float] = with_default(default_factory=deque)
+    away: set[str] = with_default(default_factory=set)  # rooms that cannot hear
+
+    def feed(self, event: Event, text: str | None, now: float) -> Iterator[_Firing]:
+        when = self.rule.when
+        if when.lasting is not None or when.absent is not None:
+            yield from self._follow(event, text, now)
+            return
+        wanted = when.state or (State.HEARD if when.is_speech else State.STARTED)
+        if event.state != wanted or not matches(when, event, text) or not self.hours.hold(now):
+            return
+        if when.times is None or when.within is None:
+            yield _Firing(event)
+            return
+        self.hits.append(now)
+        while self.hits and self.hits[0] < now - when.within:
+            self.hits.popleft()
+        if len(self.hits) >= when.times:
+            count = len(self.hits)
+            self.hits.clear()
+            yield _Firing(event, times=count)
+
+    def _follow(self, event: Event, text: str | None, now: float) -> Iterator[_Firing]:
+        """Keep the book of sounds that go on."""
+        when = self.rule.when
+        if event.state is State.ENDED:
+            going = self.open.pop(event.id, None)
+            if going is None:
+                return
+            self.since, self.told = now, False
+            # A file read faster than real time ends a sound before the clock says that it has lasted.
+            long = when.lasting is not None and event.duration is not None and event.duration >= when.lasting
+            if long and not going.fired and when.state is not State.ENDED and self.hours.hold(now):
+                yield _Firing(event, lasted=event.duration)
+        elif matches(when, event, text):
+            self.since, self.told = now, False
+            if event.state is State.STARTED:
+                while len(self.open) >= OPEN_LIMIT:
+                    self.open.pop(next(iter(self.open)))
+                heard_for = min(max(event.heard_at - event.offset, 0.0), 60.0)
+                self.open[event.id] = _Open(event, now - heard_for)
+
+    def presence(self, changed: RoomChanged, now: float) -> None:
+        """A room that cannot hear ends its sounds and proves no absence."""
+        if self.rule.when.room and changed.room not in self.rule.when.room:
+            return
+        if changed.presence is Presence.ONLINE:
+            if changed.room in self.away:
+                self.away.discard(changed.room)
+                self.since = now
+        else:
+            # A room switched off is no longer part of the whole house, but a rule that names it waits for it.
+            if changed.presence is Presence.OFFLINE or self.rule.when.room:
+                self.away.add(changed.room)
+            else:
+                self.away.discard(changed.room)
+            for key in [key for key, going in self.open.items() if going.event.room == changed.room]:
+                del self.open[key]
+                self.since = now
+
+    def tick(self, now: float) -> Iterator[_Firing]:
+        when = self.rule.when
+        if not self.hours.hold(now):
+            return
+        if when.lasting is not None and when.state is not State.ENDED:
+            for going in self.open.values():
+                if not going.fired and now >= going.onset + when.lasting:
+                    going.fired = True
+                    yield _Firing(going.event, lasted=now - going.onset)
+        elif self._absence_counts() and when.absent is not None and now >= self.since + when.absent:
+            self.told = True
+            yield _Firing(None, lasted=now - self.since)
+
+    def _absence_counts(self) -> bool:
+        return self.rule.when.absent is not None and not (self.told or self.open or self.away)
+
+    def deadline(self, now: float) -> float | None:
+        """When `tick` should be called, as far as it is known."""
+        when = self.rule.when
+        due: list[float] = []
+        if when.lasting is not None and when.state is not State.ENDED:
+            due = [going.onset + when.lasting for going in self.open.values() if not going.fired]
+        elif self._absence_counts() and when.absent is not None:
+            due = [self.since + when.absent]
+        return self.hours.opening(max(min(due), now)) if due else None
+
+    def shift(self, by: float) -> None:
+        """The clock was set back: what is remembered goes with it."""
+        self.since += by
+        self.quiet_until += by
+        self.hits = deque(hit + by for hit in self.hits)
+        for going in self.open.values():
+            going.onset += by
+
+
+class Rules:
+    """All rules of the house. `fired`, `failed` and `refused` count by rule name since the start."""
+
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        *,
+        now: float,
+        transcripts: bool = False,
+        rooms: Mapping[str, str] | None = None,
+        timezone: tzinfo | None = None,
+    ) -> None:
+        """`rooms` are names by id; `transcripts` lets templates see what was said; `timezone` None is the daemon's."""
+        self.fired: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()  # templates that did not render
+        self.refused: Counter[str] = Counter()  # topics that no broker takes
+        self._transcripts = transcripts
+        self._rooms = dict(rooms or {})
+        self._timezone = timezone
+        self._now = now
+        self._watches = [
+            _Watch(name, rule, Hours(rule.when.between, rule.when.days, timezone), since=now)
+            for name, rule in zip(names_of(rules), rules, strict=True)
+        ]
+        self._templates: dict[str, list[tuple[Template, Template | None]]] = {
+            watch.name: [_compile(watch.name, action) for action in watch.rule.do] for watch in self._watches
+        }
+
+    def feed(self, event: Event, now: float, text: str | None = None) -> list[Action]:
+        """The actions due at `now` after `event`. `text` is what was said, where the event itself does not tell."""
+        actions = self.tick(now)
+        heard = event.text if text is None else text
+        for watch in self._watches:
+            actions += self._fire(watch, watch.feed(event, heard, now), now)
+        return actions
+
+    def tick(self, now: float) -> list[Action]:
+        """The actions that are due because time passed."""
+        if now < self._now:
+            for watch in self._watches:
+                watch.shift(now - self._now)
+        self._now = now
+        return [action for watch in self._watches for action in self._fire(watch, watch.tick(now), now)]
+
+    def presence(self, changed: RoomChanged, now: float) -> None:
+        """A room's source came or went: a room that cannot hear proves no absence."""
+        for watch in self._watches:
+            watch.presence(changed, now)
+
+    def next_deadline(self) -> float | None:
+        """When `tick` should be called next (Unix seconds), unless an event comes first; None: no need."""
+        due = [moment for watch in self._watches if (moment := watch.deadline(self._now)) is not None]
+        return min(due, default=None)
+
+    def _fire(self, watch: _Watch, firings: Iterator[_Firing], now: float) -> list[Action]:
+        actions: list[Action] = []
+        for firing in firings:
+            if now < watch.quiet_until:
+                continue
+            watch.quiet_until = now + (watch.rule.cooldown or 0.0)
+            self.fired[watch.name] += 1
+            values = self._values(watch, firing, now)
+            for action, templates in zip(watch.rule.do, self._templates[watch.name], strict=True):
+                if (request := self._request(watch.name, action, templates, values)) is not None:
+                    actions.append(request)
+        return actions
+
+    def _request(
+        self, name: str, action: Do, templates: tuple[Template, Template | None], values: Mapping[str, Any]
+    ) -> Action | None:
+        message, topic_template = templates
+        try:
+            payload = message.render(values)
+            if action.publish is None:
+                return Log(" ".join(payload.split()), rule=name)
+            topic = action.publish.topic if topic_template is None else topic_template.render(values)
+        except AssistantError as error:
+            self.failed[name] += 1
+            if self.failed[name] == 1:
+                log.warning("rule %r does nothing: %s (later failures are only counted)", name, error)
+            return None
+        if problem := topic_problem(topic):
+            self.refused[name] += 1
+            if self.refused[name] == 1:
+                log.warning("rule %r publishes nothing: topic %.200r %s (told once)", name, topic, problem)
+            return None
+        return Publish(topic, payload, action.publish.qos, action.publish.retain, rule=name)
+
+    def _values(self, watch: _Watch, firing: _Firing, now: float) -> dict[str, Any]:
+        """What a template sees."""
+        when = watch.rule.when
+        if firing.event is not None:
+            event = visible(firing.event, transcripts=self._transcripts)
+        else:
+            event = dict.fromkeys(Event.__dataclass_fields__)
+            event["kind"] = "speech" if when.is_speech else "sound"
+            event["state"] = "absent"
+            event["room"] = when.room[0] if when.room and len(when.room) == 1 else None
+            event["event_type"] = when.sound[0] if when.sound and len(when.sound) == 1 else None
+            event["label"] = when.label[0] if when.label and len(when.label) == 1 else None
+        local = datetime.fromtimestamp(now, self._timezone)
+        return {
+            **event,
+            "event": event,
+            "room_name": self._rooms.get(event["room"] or "", event["room"]),
+            "rule": watch.name,
+            "times": firing.times,
+            "lasted": None if firing.lasted is None else round(firing.lasted, 1),
+            "date": local.strftime("%Y-%m-%d"),
+            "time": local.strftime("%H:%M"),
+        }
+
+
+def visible(event: Event, *, transcripts: bool) -> dict[str, Any]:
+    """The event as templates see it: without what was said unless `transcripts`."""
+    values = event.to_json()
+    del values["schema"]
+    values["state"] = str(event.state)
+    if not transcripts:
+        values |= dict.fromkeys(PRIVATE_FIELDS)
+        if isinstance(slots := (event.intent or {}).get("slots"), Mapping):
+            values["intent"] = {**(event.intent or {}), "slots": dict.fromkeys(slots)}
+    return values
+
+
+def _compile(name: str, action: Do) -> tuple[Template, Template | None]:
+    """The templates of payload (or message) and topic. Raises `ConfigurationError`."""
+    if action.publish is None:
+        return Template(action.log or "", FIELDS, f"rule {name!r}: log"), None
+    topic = action.publish.topic
+    template = Template(topic, TOPIC_FIELDS, f"rule {name!r}: topic") if "{" in topic else None
+    return Template(action.publish.payload, FIELDS, f"rule {name!r}: payload"), template
