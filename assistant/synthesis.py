@@ -1,0 +1,89 @@
+"""Sounds made by arithmetic: alarm signals, chimes, rings, noise and rooms, for the demo, the tests and the benchmarks.
+
+Everything is mono float32 at 16 kHz and the same on every run. Alarm timing: ISO 8201:2017 and NFPA 72 (temporal three,
+"T3", smoke), NFPA 720 and UL 2034 (temporal four, "T4", carbon monoxide); 520 Hz square-wave sounders: NFPA 72, 18.4.6.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from assistant.events import SAMPLE_RATE, Samples
+
+EDGE = 0.005  # seconds: rise and fall of a pulse, so that it does not click
+
+
+def silence(length: float) -> Samples:
+    """`length` seconds of digital silence."""
+    return np.zeros(round(length * SAMPLE_RATE), np.float32)
+
+
+def tone(frequency: float, length: float, *, square: bool = False) -> Samples:
+    """A pulse of `length` seconds at 0.5 peak (fundamental); `square` adds the odd harmonics up to 7.5 kHz."""
+    time = np.arange(round(length * SAMPLE_RATE)) / SAMPLE_RATE
+    orders = [n for n in range(1, 16, 2) if n * frequency < 7_500] if square else [1]
+    wave = 0.5 * sum((np.sin(2 * np.pi * n * frequency * time) / n for n in orders), start=np.zeros_like(time))
+    edge = np.minimum(1.0, np.minimum(time, time[::-1]) / EDGE) if len(time) else time
+    return np.asarray(wave * edge, np.float32)
+
+
+def cadence(pulse: Samples, *, pulses: int, gap: float, pause: float, cycles: int) -> Samples:
+    """`cycles` times: `pulses` pulses with `gap` seconds between them, then `pause` seconds of silence."""
+    cycle = [part for _ in range(pulses) for part in (pulse, silence(gap))][:-1]
+    return np.concatenate([*cycle, silence(pause)] * cycles)
+
+
+def t3(
+    frequency: float = 3_100.0, *, cycles: int = 3, stretch: float = 1.0, pulse: float = 0.5, pause: float = 1.5
+) -> Samples:
+    """A smoke alarm: three pulses a second apart, then `pause`; all times multiplied by `stretch`."""
+    on = tone(frequency, pulse * stretch, square=frequency < 1_000)
+    return cadence(on, pulses=3, gap=(1.0 - pulse) * stretch, pause=pause * stretch, cycles=cycles)
+
+
+def t4(
+    frequency: float = 3_100.0, *, cycles: int = 3, stretch: float = 1.0, pulse: float = 0.1, pause: float = 5.0
+) -> Samples:
+    """A carbon monoxide alarm: four pulses 0.2 s apart, then `pause`; all times multiplied by `stretch`."""
+    on = tone(frequency, pulse * stretch, square=frequency < 1_000)
+    return cadence(on, pulses=4, gap=(0.2 - pulse) * stretch, pause=pause * stretch, cycles=cycles)
+
+
+def noise(length: float, dbfs: float, seed: int = 0) -> Samples:
+    """Room noise that falls by 3 dB an octave (pink), at `dbfs` RMS."""
+    count = round(length * SAMPLE_RATE)
+    spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal(count))
+    spectrum[1:] /= np.sqrt(np.arange(1, len(spectrum)))
+    spectrum[0] = 0
+    return scaled(np.fft.irfft(spectrum, count).astype(np.float32), dbfs)
+
+
+def scaled(samples: Samples, dbfs: float) -> Samples:
+    """The same sound at `dbfs` RMS; silence stays silence."""
+    rms = float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if len(samples) else 0.0
+    return samples if rms == 0.0 else np.asarray(samples * (10 ** (dbfs / 20) / rms), np.float32)
+
+
+def echoed(samples: Samples, rt60: float, *, direct: float = 0.5, seed: int = 0) -> Samples:
+    """The sound in a room: exponentially decaying noise as impulse response, -60 dB after `rt60` seconds.
+
+    `direct` is the direct sound's share of the energy (0.5: as strong as all reflections together). The result is as long as
+    the input plus `rt60`.
+    """
+    time = np.arange(round(rt60 * SAMPLE_RATE)) / SAMPLE_RATE
+    tail = np.random.default_rng(seed).standard_normal(len(time)) * 10 ** (-3 * time / rt60)
+    tail[: round(0.002 * SAMPLE_RATE)] = 0  # the first reflection comes 2 ms after the direct sound
+    response = tail * np.sqrt((1 - direct) / np.sum(np.square(tail)))
+    response[0] = np.sqrt(direct)
+    count = len(samples) + len(response) - 1
+    spectrum = np.fft.rfft(samples, count) * np.fft.rfft(response, count)
+    return np.fft.irfft(spectrum, count).astype(np.float32)
+
+
+def placed(bed: Samples, sound: Samples, start: float) -> Samples:
+    """`bed` with `sound` added from `start` seconds on; what reaches past the end is cut."""
+    mixed = bed.copy()
+    first = round(start * SAMPLE_RATE)
+    part = sound[: max(0, len(bed) - first)]
+    mixed[first : first + len(part)] += part
+    return mixed
