@@ -1,0 +1,213 @@
+"""A small MQTT broker inside the daemon, for the demo and for homes that have none.
+
+It is `amqtt`, which speaks MQTT 3.1.1 only and keeps retained messages in memory. The listening socket is ours (an
+"external" listener, `amqtt.broker.Broker.external_connected`), because amqtt reads a CONNECT of MQTT 5 as if it were
+3.1.1 and then waits for bytes that never come: such a client is told so, and may come back with 3.1.1. It also gives us
+a time limit for CONNECT, a clear error for a port in use, and a shutdown that cannot hang on an open connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+import struct
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from assistant.errors import AssistantError
+
+if TYPE_CHECKING:
+    from amqtt.broker import Broker
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT = 10.0  # seconds for the first packet of a client
+CONNECT_LIMIT = 65_536  # bytes: a longer CONNECT is not one
+SHUTDOWN_TIMEOUT = 5.0  # seconds for amqtt to say goodbye to its clients
+ANSWER_TIMEOUT = 2.0  # seconds in which a broker on this machine answers
+
+MQTT_3_1_1 = 4
+MQTT_5 = 5
+CONNECT, CONNACK, DISCONNECT = 0x10, 0x20, 0xE0
+UNSUPPORTED_VERSION_5 = 0x84
+
+
+class BrokerSocketError(AssistantError):
+    """The embedded broker cannot listen where it was told to."""
+
+
+class NotMqttError(Exception):
+    """The first bytes of a connection are no CONNECT packet."""
+
+
+@contextlib.asynccontextmanager
+async def embedded_broker(host: str = "127.0.0.1", port: int = 1883) -> AsyncIterator[int]:
+    """Serve MQTT 3.1.1 on `host:port` (0: any free port) and yield the port. Raises `BrokerSocketError`."""
+    listener = _listen(host, port)
+    _quiet_libraries()
+    broker = _new_broker()
+    await broker.start()
+    connections: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - asyncio runs this callback as a task
+        connections.add(task)
+        try:
+            await _serve_client(broker, reader, writer)
+        finally:
+            connections.discard(task)
+
+    server = await asyncio.start_server(serve, sock=listener)
+    bound: int = listener.getsockname()[1]
+    log.info("embedded broker: listening on %s:%d (MQTT 3.1.1)", host, bound)
+    try:
+        yield bound
+    finally:
+        server.close()
+        await _shut_down(broker, connections)
+        log.info("embedded broker: stopped")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound socket, so that a port in use is one clear error."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setblocking(False)
+    try:
+        listener.bind((host, port))
+        listener.listen(64)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise BrokerSocketError(
+                f"embedded broker: {host}:{port} is in use by another program: if that is an MQTT broker, use it with"
+                f" --mqtt mqtt://{host}:{port}, or choose another port"
+            ) from error
+        raise BrokerSocketError(f"embedded broker: cannot listen on {host}:{port}: {error.strerror}") from error
+    return listener
+
+
+def _new_broker() -> Broker:
+    """An amqtt broker without listeners, `$SYS` topics or packet logs of its own."""
+    from amqtt.broker import Broker  # noqa: PLC0415 - 0.2 s that only homes without a broker pay
+    from amqtt.contexts import BrokerConfig, ListenerConfig, ListenerType  # noqa: PLC0415
+
+    return Broker(
+        BrokerConfig(
+            listeners={"default": ListenerConfig(type=ListenerType.EXTERNAL)},
+            plugins={"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}},
+        )
+    )
+
+
+def _quiet_libraries() -> None:
+    """What amqtt and `transitions` warn of (a client that left without a goodbye) is no news in a home."""
+    for name in ("amqtt", "transitions"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+async def _serve_client(broker: Broker, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    from amqtt.adapters import StreamWriterAdapter  # noqa: PLC0415
+
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            packet, level = await _read_connect(reader)
+        if level >= MQTT_5:
+            writer.write(bytes((CONNACK, 3, 0, UNSUPPORTED_VERSION_5, 0)))
+            await writer.drain()
+            return
+        await broker.external_connected(_Replaying(packet, reader), StreamWriterAdapter(writer), "default")
+    except (NotMqttError, TimeoutError, OSError, asyncio.IncompleteReadError) as error:
+        log.debug("embedded broker: a client left or spoke no MQTT: %r", error)
+    except Exception:
+        log.exception("embedded broker: a connection failed")
+    finally:
+        writer.close()
+
+
+class _Replaying:
+    """A reader as amqtt wants one (`amqtt.adapters.ReaderAdapter`), beginning with a packet that was read before."""
+
+    def __init__(self, packet: bytes, reader: asyncio.StreamReader) -> None:
+        self._left = packet
+        self._reader = reader
+
+    async def read(self, n: int = -1) -> bytes:
+        if not self._left:
+            return await (self._reader.read(n) if n == -1 else self._reader.readexactly(n))
+        taken, self._left = self._left[:n], self._left[n:]
+        return taken
+
+    def feed_eof(self) -> None:
+        self._reader.feed_eof()
+
+
+async def _read_connect(reader: asyncio.StreamReader) -> tuple[bytes, int]:
+    """The first packet and its protocol level. Raises `NotMqttError`.
+
+    MQTT 3.1.1, sections 2.2 (fixed header) and 3.1.2 (CONNECT): type, remaining length in 1 to 4 bytes of 7 bits,
+    protocol name with a 2-byte length, level.
+    """
+    header = await reader.readexactly(1)
+    if header[0] != CONNECT:
+        raise NotMqttError(f"first byte {header[0]:#x}")
+    length = 0
+    for shift in range(0, 28, 7):
+        digit = await reader.readexactly(1)
+        header += digit
+        length |= (digit[0] & 0x7F) << shift
+        if digit[0] < 0x80:
+            break
+    if not 10 <= length <= CONNECT_LIMIT:
+        raise NotMqttError(f"CONNECT of {length} bytes")
+    body = await reader.readexactly(length)
+    name_length = int.from_bytes(body[:2])
+    if len(body) < name_length + 3:
+        raise NotMqttError("CONNECT without a protocol level")
+    return header + body, body[2 + name_length]
+
+
+async def _shut_down(broker: Broker, connections: set[asyncio.Task[None]]) -> None:
+    """Stop within `SHUTDOWN_TIMEOUT` and a moment, whatever clients do."""
+    try:
+        async with asyncio.timeout(SHUTDOWN_TIMEOUT):
+            await broker.shutdown()
+    except TimeoutError:
+        log.warning("embedded broker: did not stop within %.0f s, ends its connections", SHUTDOWN_TIMEOUT)
+    except Exception:
+        log.exception("embedded broker: shutdown failed")
+    waiting = list(connections)
+    for task in waiting:
+        task.cancel()
+    if waiting:
+        await asyncio.wait(waiting, timeout=1.0)
+
+
+async def answers_mqtt(host: str, port: int, *, timeout: float = ANSWER_TIMEOUT) -> bool:  # noqa: ASYNC109
+    """Whether an MQTT broker answers at `host:port`: a CONNECT was answered by a CONNACK, even a refusing one."""
+    try:
+        async with asyncio.timeout(timeout):
+            reader, writer = await asyncio.open_connection(host, port)
+            try:
+                writer.write(_connect_packet(b"kikimimi-probe"))
+                answer = await reader.readexactly(2)
+                writer.write(bytes((DISCONNECT, 0)))
+                await writer.drain()
+            finally:
+                writer.close()
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
+    except (OSError, TimeoutError, asyncio.IncompleteReadError):
+        return False
+    return answer[0] == CONNACK
+
+
+def _connect_packet(client_id: bytes) -> bytes:
+    """CONNECT of MQTT 3.1.1 with a clean session and a keep-alive of 10 s."""
+    body = struct.pack("!H4sBBHH", 4, b"MQTT", MQTT_3_1_1, 0x02, 10, len(client_id)) + client_id
+    return bytes((CONNECT, len(body))) + body

@@ -1,0 +1,438 @@
+"""The MQTT output: whatever is offered reaches the broker, now or when it is back.
+
+`offer` never blocks. Retained states live in a table (`House`) that is published whole at each connect, so a broker or
+a Home Assistant that was away always sees the present; events wait in a bounded inbox and say that they are late. A
+durable outbox can take the inbox's place: it holds `Message`s and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
+from typing import Any
+
+from assistant.channel import Channel
+from assistant.errors import ConfigurationError
+from assistant.events import Fact, LevelMeasured, Publish
+from assistant.outputs import homeassistant
+from assistant.outputs.homeassistant import HomeAssistantSettings
+from assistant.outputs.mqtt_client import (
+    PROTOCOL_NAMES,
+    Link,
+    LinkError,
+    MqttSettings,
+    ProtocolRefusedError,
+    TlsSettings,
+)
+from assistant.outputs.topics import REPEAT_EVERY, Home, House, Message
+
+__all__ = ["Mqtt", "MqttSettings", "TlsSettings"]
+
+log = logging.getLogger(__name__)
+
+INBOX = 1000  # messages that wait for a broker
+SENDS = 5  # a message that five connections in a row did not survive is given up
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between two attempts to connect
+STABLE_AFTER = 30.0  # seconds: a connection that lasted longer was a good one
+VIA_DEVICE_PAUSE = 0.2  # seconds: Home Assistant must know the hub before a room names it
+ANNOUNCED_TIMEOUT = 2.0  # seconds for the broker to hand over what an earlier run announced
+BIRTH_WAIT = 5.0  # seconds: everyone answers Home Assistant's birth message, but not at the same time
+CLOSE_TIMEOUT = 1.0  # seconds for DISCONNECT
+CANCELLED_DRAIN = 1.0  # seconds to drain when `run` is cancelled rather than stopped
+
+
+class Mqtt:
+    """The MQTT output of one daemon. The constructor does nothing; `run` connects and reconnects for ever."""
+
+    def __init__(
+        self,
+        settings: MqttSettings,
+        home: Home,
+        homeassistant_settings: HomeAssistantSettings | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        birth_wait: Callable[[], float] = lambda: random.uniform(0.0, BIRTH_WAIT),  # noqa: S311 - no secret
+    ) -> None:
+        """`clock` counts seconds; `birth_wait` says how long to wait after Home Assistant's birth message."""
+        if settings.host is None:
+            raise ConfigurationError("mqtt.url or mqtt.host is missing: say where the broker is")
+        self.settings = settings
+        self.home = home
+        self.connected = asyncio.Event()  # set while the broker knows that we are online
+        self._homeassistant = homeassistant_settings or HomeAssistantSettings()
+        self._clock = clock
+        self._birth_wait = birth_wait
+        self._house = House(home, settings.base_topic)
+        self._inbox: Channel[Message] = Channel("mqtt inbox", INBOX)
+        self._resend: deque[Message] = deque()
+        self._link: Link | None = None
+        self._live = False  # the table was published on this connection: states go out one by one from now on
+        self._settled_at = 0.0
+        self._settled_drops = 0
+        self._protocol = 5
+        self._connects = 0
+        self._expired = 0
+        self._given_up = 0
+        self._refused = 0
+        self._cause: str | None = None  # why there is no connection, as last logged
+        self._swept = False
+        self._announced: asyncio.Future[bytes] | None = None
+        self._birth = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self._running = False
+        self._drain_seconds = CANCELLED_DRAIN
+
+    def offer(self, item: Fact | Publish) -> None:
+        """Take a fact or a rule's message. Never blocks; the oldest waiting message is shed when the inbox is full."""
+        if isinstance(item, LevelMeasured) and not self._live:
+            return  # it would be stale, and would push out an event
+        for message in self._house.messages(item, self._clock()):
+            if self._live or not message.state:
+                self._inbox.offer(message)
+
+    def health(self) -> Mapping[str, Any]:
+        """Figures for the health topic."""
+        return {
+            "connected": self.connected.is_set(),
+            "protocol": PROTOCOL_NAMES[self._protocol] if self.connected.is_set() else None,
+            "reconnects": max(0, self._connects - 1),
+            "queue": len(self._inbox) + len(self._resend),
+            "in_flight": len(self._link.unacknowledged) if self._link is not None else 0,
+            "drops": self._inbox.drops + self._given_up,
+            "expired": self._expired,
+            "refused": self._refused + (self._link.refused if self._link is not None else 0),
+        }
+
+    async def run(self) -> None:
+        """Stay connected until cancelled or stopped; then say goodbye."""
+        self._running = True
+        attempt = 0
+        try:
+            while not self._stop.is_set():
+                began = self._clock()
+                try:
+                    await self._connection()
+                except LinkError as error:
+                    self._report(str(error))
+                attempt = 0 if self._clock() - began > STABLE_AFTER else attempt
+                await self._pause(_backoff(attempt))
+                attempt += 1
+        finally:
+            self._running = False
+            self._stopped.set()
+
+    def go_offline(self) -> None:
+        """Tell at once that service and rooms are offline and nothing sounds; what is queued still goes out."""
+        messages = self._house.close(self._clock())
+        if self._link is not None:
+            for message in messages:
+                self._send(self._link, message)
+
+    async def stop(self, seconds: float) -> None:
+        """Go offline, send what is queued for at most `seconds`, then DISCONNECT; `run` returns."""
+        self.go_offline()
+        self._drain_seconds = seconds
+        self._stop.set()
+        if self._running:
+            await self._stopped.wait()
+
+    # connection
+
+    async def _connection(self) -> None:
+        """One connection from CONNECT to its end. Raises `LinkError`."""
+        link = await self._open_unless_stopped()
+        if link is None:
+            return
+        self._link = link
+        self._connects += 1
+        try:
+            try:
+                await _race(self._work(link), link.broken(), self._stop.wait())
+                await self._farewell(link, self._drain_seconds)
+            except asyncio.CancelledError:
+                await self._farewell(link, CANCELLED_DRAIN)
+                raise
+        finally:
+            self._leave(link)
+
+    async def _open_unless_stopped(self) -> Link | None:
+        opening = asyncio.create_task(self._open(), name="mqtt open")
+        stopping = asyncio.create_task(self._stop.wait(), name="mqtt stop")
+        try:
+            await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
+            raise
+        finally:
+            stopping.cancel()
+        if opening.done():
+            return opening.result()
+        opening.cancel()
+        await asyncio.gather(opening, return_exceptions=True)
+        return None
+
+    async def _open(self) -> Link:
+        """Connect with the version that worked last, MQTT 5 at first, and with the other one when it is refused."""
+        other = {5: 4, 4: 5}[self._protocol]
+        try:
+            return await self._open_with(self._protocol)
+        except ProtocolRefusedError as error:
+            log.debug("MQTT: %s; trying MQTT %s", error, PROTOCOL_NAMES[other])
+            try:
+                link = await self._open_with(other)
+            except ProtocolRefusedError:
+                raise error from None
+            self._protocol = other
+            return link
+
+    async def _open_with(self, protocol: int) -> Link:
+        link = Link(
+            self.settings,
+            client_id=self.settings.client_id or f"kikimimi-{self.home.install}",
+            protocol=protocol,
+            will=Message(self._house.status_topic, "offline", self._clock(), retain=True),
+            received=self._received,
+        )
+        await link.open()
+        return link
+
+    def _leave(self, link: Link) -> None:
+        """Keep what the broker did not acknowledge, for the next connection."""
+        self._link = None
+        self._live = False
+        self._announced = None
+        self.connected.clear()
+        self._refused += link.refused
+        link.abandon()
+        lost = [message for _, (message, _) in sorted(link.unacknowledged.items()) if not message.state]
+        for message in reversed(lost):
+            if message.sends + 1 < SENDS:
+                self._resend.appendleft(replace(message, sends=message.sends + 1))
+            else:
+                self._given_up += 1
+                log.warning("MQTT: %s is given up: %d connections broke with it", message.topic, SENDS)
+
+    def _report(self, cause: str) -> None:
+        """Log a cause once, however often it repeats."""
+        if cause != self._cause:
+            self._cause = cause
+            log.warning("MQTT: %s; trying again for ever", cause)
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+        except TimeoutError:
+            return
+
+    # while connected
+
+    async def _work(self, link: Link) -> None:
+        await self._announce(link)
+        log.info(
+            "MQTT: connected to %s (MQTT %s%s)",
+            self.settings.address,
+            PROTOCOL_NAMES[self._protocol],
+            ", TLS" if self.settings.tls is not None else "",
+        )
+        self._cause = None
+        await _race(self._drain(link), self._repeat(link), self._follow_homeassistant(link))
+
+    async def _announce(self, link: Link) -> None:
+        """States first, then what they belong to, then `online`: nobody sees a state of yesterday."""
+        if self._homeassistant.discovery:
+            link.subscribe(self._homeassistant.birth_topic)
+        await self._settle(link)
+        if self._homeassistant.discovery:
+            await self._discover(link)
+        await self._send_all(link, [self._house.status(self._clock())])
+        self.connected.set()
+
+    async def _settle(self, link: Link) -> None:
+        """Publish every retained state as it is now; states that wait in the inbox are older and are skipped."""
+        self._live = True
+        self._settled_at = self._clock()
+        self._settled_drops = self._inbox.drops
+        await self._send_all(link, self._house.states(self._settled_at))
+
+    async def _discover(self, link: Link, removed: Mapping[str, tuple[str, ...]] | None = None) -> None:
+        """Publish the hub, then the rooms. `removed`: event types to delete, by room id."""
+        prefix, base = self._homeassistant.prefix, self.settings.base_topic
+        hub = homeassistant.hub_payload(self.home, base)
+        await self._send_all(link, [self._retained(homeassistant.config_topic(prefix, self.home.install), hub)])
+        await asyncio.sleep(VIA_DEVICE_PAUSE)
+        for room in self.home.rooms:
+            payload = homeassistant.room_payload(self.home, room, base, removed=(removed or {}).get(room.id, ()))
+            topic = homeassistant.config_topic(prefix, self.home.install, room.id)
+            await self._send_all(link, [self._retained(topic, payload)])
+
+    def _retained(self, topic: str, payload: str | Mapping[str, Any]) -> Message:
+        return Message(topic, payload, self._clock(), retain=True, state=True)
+
+    async def _send_all(self, link: Link, messages: list[Message]) -> None:
+        for message in messages:
+            await link.room()
+            self._send(link, message)
+
+    def _send(self, link: Link, message: Message) -> None:
+        """Send what is still worth it. A message that cannot be sent at all is logged and dropped."""
+        due = message.due(self._clock())
+        if due is None:
+            self._expired += 1
+            return
+        try:
+            link.send(due)
+        except (ValueError, TypeError) as error:
+            self._given_up += 1
+            source = f" of rule {message.rule!r}" if message.rule else ""
+            log.warning("MQTT: message to %r%s cannot be sent: %s", message.topic, source, error)
+
+    async def _drain(self, link: Link) -> None:
+        while True:
+            await self._send_next(link)
+
+    async def _send_next(self, link: Link) -> None:
+        """Send the oldest waiting message. Nothing is lost when this is cancelled."""
+        await link.room()
+        message = self._resend.popleft() if self._resend else await self._inbox.get()
+        if not (message.state and message.raised < self._settled_at):
+            self._send(link, message)
+        if self._inbox.drops != self._settled_drops and not len(self._inbox):
+            await self._settle(link)  # a state may have been among what was shed
+
+    async def _repeat(self, link: Link) -> None:
+        """ON again for what lasts, so that the receiver's own time limit clears only what was lost."""
+        while True:
+            await asyncio.sleep(REPEAT_EVERY)
+            await self._send_all(link, self._house.repeats(self._clock()))
+
+    async def _farewell(self, link: Link, seconds: float) -> None:
+        """Offline at once, then the queue, then DISCONNECT."""
+        if not self._house.closed:
+            self.go_offline()
+        try:
+            async with asyncio.timeout(seconds):
+                while self._resend or len(self._inbox):
+                    await self._send_next(link)
+                await link.flushed()
+        except TimeoutError:
+            log.warning("MQTT: %d messages could not be sent in %.0f s", self.health()["queue"], seconds)
+        except LinkError as error:
+            log.warning("MQTT: %s; %d messages were not sent", error, self.health()["queue"])
+        await link.close(CLOSE_TIMEOUT)
+
+    # Home Assistant and what earlier runs left behind
+
+    def _received(self, topic: str, payload: bytes, retained: bool) -> None:
+        if topic == self._homeassistant.birth_topic:
+            if payload == b"online" and not retained:
+                self._birth.set()
+        elif self._announced is not None and not self._announced.done():
+            self._announced.set_result(payload)
+
+    async def _follow_homeassistant(self, link: Link) -> None:
+        """Once a run, remove what is configured no longer; then announce again whenever Home Assistant starts."""
+        if not self._swept:
+            await self._sweep(link)
+            self._swept = True
+        while True:
+            await self._birth.wait()
+            self._birth.clear()
+            await asyncio.sleep(self._birth_wait())
+            log.info("MQTT: Home Assistant has started, announcing again")
+            await self._announce(link)
+
+    async def _sweep(self, link: Link) -> None:
+        """Remove rooms and event types that an earlier run announced and that are gone.
+
+        What was announced is remembered in a retained topic of our own, so that a broker shared with another
+        installation, or with other software, is never cleaned of what is not ours.
+        """
+        topic = f"{self.settings.base_topic}/announced/{self.home.install}"
+        self._announced = asyncio.get_running_loop().create_future()
+        link.subscribe(topic)
+        try:
+            async with asyncio.timeout(ANNOUNCED_TIMEOUT):
+                before = _announced_before(await self._announced)
+        except TimeoutError:
+            before = {}
+        link.unsubscribe(topic)
+        now = {
+            "prefix": self._homeassistant.prefix if self._homeassistant.discovery else None,
+            "rooms": {room.id: [sound.event_type for sound in self.home.sounds] for room in self.home.rooms},
+        }
+        if before == now:
+            return
+        await self._remove(link, before, now)
+        await self._send_all(link, [self._retained(topic, now)])
+
+    async def _remove(self, link: Link, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        rooms: Mapping[str, list[str]] = before.get("rooms", {})
+        prefix, base = before.get("prefix"), self.settings.base_topic
+        gone = [room for room in rooms if room not in now["rooms"]]
+        empty: list[str] = []
+        if prefix is not None:
+            moved = prefix != now["prefix"]
+            empty += [
+                homeassistant.config_topic(prefix, self.home.install, room) for room in (rooms if moved else gone)
+            ]
+            empty += [homeassistant.config_topic(prefix, self.home.install)] if moved else []
+        removed: dict[str, tuple[str, ...]] = {}
+        for room, event_types in rooms.items():
+            dropped = tuple(event_type for event_type in event_types if event_type not in now["rooms"].get(room, ()))
+            empty += [f"{base}/{room}/sound/{kind}/{end}" for kind in dropped for end in ("state", "attributes")]
+            if room not in gone and dropped:
+                removed[room] = dropped
+        for room in gone:
+            empty += [f"{base}/{room}/{end}" for end in ("status", "last/sound", "last/speech")]
+        await self._send_all(link, [self._retained(topic, "") for topic in empty])
+        if removed and prefix is not None and prefix == now["prefix"]:
+            await self._discover(link, removed)
+            await asyncio.sleep(VIA_DEVICE_PAUSE)
+            await self._discover(link)
+        if gone or removed:
+            log.info("MQTT: removed what is configured no longer: rooms %s, sounds %s", gone, removed)
+
+
+def _announced_before(payload: bytes) -> dict[str, Any]:
+    """What an earlier run announced; {} when that cannot be read."""
+    try:
+        before = json.loads(payload)
+    except ValueError:
+        return {}
+    if not isinstance(before, dict) or not isinstance(before.get("rooms"), dict):
+        return {}
+    rooms = {
+        room: [event_type for event_type in event_types if isinstance(event_type, str)]
+        for room, event_types in before["rooms"].items()
+        if isinstance(event_types, list)
+    }
+    prefix = before.get("prefix")
+    return {"prefix": prefix if isinstance(prefix, str) else None, "rooms": rooms}
+
+
+def _backoff(attempt: int) -> float:
+    """Seconds before the next attempt: doubling, at random so that a house does not return in step."""
+    longest = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(attempt + 1, 10))
+    return random.uniform(max(FIRST_WAIT, longest / 2), longest)  # noqa: S311 - no secret
+
+
+async def _race(*coroutines: Coroutine[Any, Any, Any]) -> None:
+    """Run all until the first ends, cancel the others, and raise what the first raised."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()

@@ -1,0 +1,464 @@
+"""One connection to an MQTT broker, from CONNECT to DISCONNECT, for one asyncio loop.
+
+paho-mqtt does the protocol in its own network thread; this module adds what it leaves to its user: a time limit for
+every step, causes a person can act upon, and the list of messages that the broker has not acknowledged yet. A `Link` is
+used once; who wants to reconnect makes a new one and sends what `unacknowledged` holds again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import unquote, urlsplit
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from assistant.outputs.topics import Message
+from assistant.settings import Settings
+
+log = logging.getLogger(__name__)
+
+TCP_TIMEOUT = 5.0  # seconds for a TCP and a TLS connection
+OPEN_TIMEOUT = 15.0  # seconds for name resolution, TCP and TLS together
+CONNACK_TIMEOUT = 5.0  # seconds for the answer to CONNECT
+ACK_TIMEOUT = 20.0  # seconds: a broker that keeps a message longer is not there any more
+WINDOW = 20  # unacknowledged messages at a time (Mosquitto's own default)
+SESSION_EXPIRY = 300  # seconds: must be longer than the will delay, or the session's end sends the will at once
+WILL_DELAY = 5  # seconds: a short cut of the network does not turn every entity to unavailable
+ROOM_FOR_HEADER = 64  # bytes of a PUBLISH beside topic and payload
+
+REFUSED_VERSION = ("Unsupported protocol version",)
+REFUSED_LOGIN = ("Not authorized", "Bad user name or password", "Bad authentication method")
+
+PROTOCOLS = {5: MQTTProtocolVersion.MQTTv5, 4: MQTTProtocolVersion.MQTTv311}
+PROTOCOL_NAMES = {5: "5.0", 4: "3.1.1"}
+
+
+class TlsSettings(Settings):
+    """How the broker proves who it is, and how we do."""
+
+    ca: Path | None = Field(default=None, description="PEM file of the authority; the system's own when empty")
+    cert: Path | None = Field(default=None, description="PEM file of a client certificate")
+    key: Path | None = Field(default=None, description="PEM file of the client certificate's key")
+    insecure: bool = Field(default=False, description="accept any certificate: only for a test")
+
+    @model_validator(mode="after")
+    def _paired(self) -> Self:
+        if self.key is not None and self.cert is None:
+            raise ValueError("tls.key needs tls.cert")
+        return self
+
+
+class MqttSettings(Settings):
+    """Where the broker is and how to log in. `url` is a short form of host, port, username, password and tls."""
+
+    url: str | None = Field(default=None, description="mqtt://user@host:port, or mqtts:// for TLS")
+    host: str | None = None
+    port: int = Field(default=1883, ge=1, le=65535)
+    username: str | None = None
+    password: SecretStr | None = None
+    password_file: Path | None = Field(default=None, description="file that holds the password alone")
+    tls: TlsSettings | None = None
+    client_id: str | None = Field(default=None, max_length=128, description="unique on the broker; default kikimimi-…")
+    base_topic: str = Field(default="kikimimi", pattern=r"^[^+#\x00/$][^+#\x00/]*(/[^+#\x00/]+)*$")
+    keepalive: int = Field(default=30, ge=5, le=3600, description="seconds")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_url(cls, values: object) -> object:
+        """Take the parts out of `url`; a part that is also given by itself is an error."""
+        if not isinstance(values, Mapping) or values.get("url") is None:
+            return values
+        parts = _parse_url(str(values["url"]))
+        twice = sorted(key for key in parts if key not in ("url", "tls") and values.get(key) is not None)
+        if twice:
+            raise ValueError(f"{', '.join(twice)} is given both by url and by itself: remove one")
+        if "tls" in parts and values.get("tls") is not None:
+            del parts["tls"]
+        return {**values, **parts}
+
+    @field_validator("tls", mode="before")
+    @classmethod
+    def _tls_switch(cls, value: object) -> object:
+        """`tls: true` is TLS with the system's authorities."""
+        return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _one_password(self) -> Self:
+        if self.password is not None and self.password_file is not None:
+            raise ValueError("password and password_file are both given: remove one")
+        return self
+
+    @property
+    def address(self) -> str:
+        """`host:port`, for a person."""
+        return f"{self.host}:{self.port}"
+
+
+def _parse_url(url: str) -> dict[str, Any]:
+    """The fields of `mqtt[s]://[user[:password]@]host[:port]`; `url` without the password."""
+    try:
+        parsed = urlsplit(url)
+        port = parsed.port
+    except ValueError as error:
+        raise ValueError(f"url: {error}") from None
+    if parsed.scheme not in ("mqtt", "mqtts") or not parsed.hostname or parsed.path.strip("/") or parsed.query:
+        raise ValueError("url must read mqtt://user@host:port or mqtts://user@host:port")
+    secure = parsed.scheme == "mqtts"
+    port = port or (8883 if secure else 1883)
+    parts: dict[str, Any] = {"host": parsed.hostname, "port": port}
+    user = ""
+    if parsed.username:
+        parts["username"] = unquote(parsed.username)
+        user = f"{parsed.username}@"
+    if parsed.password:
+        parts["password"] = SecretStr(unquote(parsed.password))
+    if secure:
+        parts["tls"] = TlsSettings()
+    host = f"[{parsed.hostname}]" if ":" in parsed.hostname else parsed.hostname
+    return {**parts, "url": f"{parsed.scheme}://{user}{host}:{port}"}
+
+
+class LinkError(Exception):
+    """The broker cannot be reached or was lost; the text names the cause and the remedy."""
+
+
+class ProtocolRefusedError(LinkError):
+    """The broker does not answer this version of MQTT: another one is worth trying at once."""
+
+
+class Link:
+    """One connection: `open`, then `send` and `room`, then `close`; `broken` raises `LinkError` when it is lost."""
+
+    def __init__(
+        self,
+        settings: MqttSettings,
+        *,
+        client_id: str,
+        protocol: int,
+        will: Message,
+        received: Callable[[str, bytes, bool], None],
+    ) -> None:
+        """`protocol` is 5 or 4 (3.1.1); `received(topic, payload, retained)` is called on the loop."""
+        self.settings = settings
+        self.protocol = protocol
+        self.refused = 0  # messages that the broker acknowledged with an error
+        self.unacknowledged: dict[int, tuple[Message, float]] = {}
+        self._received = received
+        self._loop = asyncio.get_running_loop()
+        self._answered: asyncio.Future[ReasonCode] = self._loop.create_future()
+        self._lost: asyncio.Future[str] = self._loop.create_future()
+        self._moved = asyncio.Event()  # an acknowledgement came, or the connection ended
+        self._window = WINDOW
+        self._largest: int | None = None  # bytes the broker takes
+        self._abandoned = threading.Event()
+        self._client = self._make_client(client_id, will)
+
+    async def open(self) -> None:
+        """Connect and log in. Raises `LinkError`, or `ProtocolRefusedError` when another version may do better."""
+        try:
+            self._configure()
+            async with asyncio.timeout(OPEN_TIMEOUT):
+                await self._connect_in_thread()
+            self._client.loop_start()
+            async with asyncio.timeout(CONNACK_TIMEOUT):
+                await asyncio.wait((self._answered, self._lost), return_when=asyncio.FIRST_COMPLETED)
+        except TimeoutError:
+            self.abandon()
+            raise self._no_answer() from None
+        except (OSError, ValueError) as error:
+            self.abandon()
+            raise LinkError(_explain(error, self.settings)) from error
+        except BaseException:
+            self.abandon()
+            raise
+        if not self._answered.done():
+            raise ProtocolRefusedError(
+                f"{self.settings.address} closes the connection without an answer to MQTT"
+                f" {PROTOCOL_NAMES[self.protocol]}: is it an MQTT broker"
+                f"{' (or does it want TLS)' if self.settings.tls is None else ''}?"
+            )
+        self._check(self._answered.result())
+
+    def send(self, message: Message) -> None:
+        """Hand one message over. Raises ValueError or TypeError for one that MQTT or JSON cannot carry."""
+        payload = message.encoded()
+        if self._largest is not None and len(payload) + len(message.topic.encode()) + ROOM_FOR_HEADER > self._largest:
+            raise ValueError(f"{len(payload)} bytes are more than the broker takes ({self._largest})")
+        info = self._client.publish(
+            message.topic, payload, message.qos, message.retain, self._publish_properties(message)
+        )
+        if message.qos > 0:
+            self.unacknowledged[info.mid] = (message, self._loop.time())
+
+    async def room(self) -> None:
+        """Wait until another message may be sent. Raises `LinkError` when the connection is lost meanwhile."""
+        await self._wait_for(lambda: len(self.unacknowledged) < self._window)
+
+    async def flushed(self) -> None:
+        """Wait until everything is acknowledged. Raises `LinkError` when the connection is lost meanwhile."""
+        await self._wait_for(lambda: not self.unacknowledged)
+
+    async def broken(self) -> None:
+        """Wait until the connection is lost, or an acknowledgement is overdue, and raise `LinkError`."""
+        while not self._lost.done():
+            await asyncio.wait((self._lost,), timeout=ACK_TIMEOUT / 4)
+            oldest = min((sent for _, sent in self.unacknowledged.values()), default=None)
+            if oldest is not None and self._loop.time() - oldest > ACK_TIMEOUT:
+                raise LinkError(f"{self.settings.address} stopped to acknowledge messages for {ACK_TIMEOUT:.0f} s")
+        raise self._loss()
+
+    def subscribe(self, topic: str) -> None:
+        """Ask for a topic."""
+        self._client.subscribe(topic, qos=1)
+
+    def unsubscribe(self, topic: str) -> None:
+        """Ask for it no longer."""
+        self._client.unsubscribe(topic)
+
+    async def close(self, seconds: float) -> None:
+        """DISCONNECT, and wait at most so long until it is sent."""
+        if not self._lost.done():
+            properties = None
+            if self.protocol == 5:
+                properties = _properties(PacketTypes.DISCONNECT, SessionExpiryInterval=0)
+            self._client.disconnect(properties=properties)
+            await asyncio.wait((self._lost,), timeout=seconds)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """End the connection at once; its thread ends by itself."""
+        self._abandoned.set()
+        if not self._lost.done():
+            # a half-open TCP connection must not keep paho's thread waiting
+            sock = self._client.socket()
+            if isinstance(sock, socket.socket):
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+
+    def _make_client(self, client_id: str, will: Message) -> paho.Client:
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            clean_session=None if self.protocol == 5 else True,
+            protocol=PROTOCOLS[self.protocol],
+            reconnect_on_failure=False,
+        )
+        client.connect_timeout = TCP_TIMEOUT
+        client.max_inflight_messages_set(WINDOW)
+        will_properties = None
+        if self.protocol == 5:
+            will_properties = _properties(PacketTypes.WILLMESSAGE, WillDelayInterval=WILL_DELAY)
+        client.will_set(will.topic, will.encoded(), will.qos, will.retain, will_properties)
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_publish = self._on_publish
+        client.on_message = self._on_message
+        return client
+
+    def _configure(self) -> None:
+        """Login and TLS; both may read files. Raises OSError or ValueError."""
+        settings = self.settings
+        if settings.username is not None or settings.password is not None or settings.password_file is not None:
+            self._client.username_pw_set(settings.username or "", _password(settings))
+        if settings.tls is not None:
+            self._client.tls_set_context(_tls_context(settings.tls))
+
+    async def _connect_in_thread(self) -> None:
+        """Run connect in a daemon thread: it blocks in name resolution, TCP and TLS, and cannot be cancelled."""
+        connected: asyncio.Future[None] = self._loop.create_future()
+
+        def settle(error: Exception | None) -> None:
+            if connected.done():
+                return
+            if error is None:
+                connected.set_result(None)
+            else:
+                connected.set_exception(error)
+
+        def connect() -> None:
+            try:
+                self._paho_connect()
+            except Exception as error:
+                self._on_loop(settle, error)
+                return
+            if self._abandoned.is_set():
+                self._client.disconnect()
+            self._on_loop(settle, None)
+
+        threading.Thread(target=connect, name="mqtt-connect", daemon=True).start()
+        await connected
+
+    def _paho_connect(self) -> None:
+        assert self.settings.host is not None  # noqa: S101 - checked by the output
+        if self.protocol == 5:
+            properties = _properties(PacketTypes.CONNECT, SessionExpiryInterval=SESSION_EXPIRY)
+            self._client.connect(
+                self.settings.host,
+                self.settings.port,
+                self.settings.keepalive,
+                clean_start=False,
+                properties=properties,
+            )
+        else:
+            self._client.connect(self.settings.host, self.settings.port, self.settings.keepalive)
+
+    def _check(self, reason: ReasonCode) -> None:
+        """Raise what a refusing CONNACK means."""
+        if not reason.is_failure:
+            return
+        self.abandon()
+        name, address = reason.getName(), self.settings.address
+        if name in REFUSED_VERSION:
+            raise ProtocolRefusedError(f"{address} does not speak MQTT {PROTOCOL_NAMES[self.protocol]}")
+        if name in REFUSED_LOGIN:
+            who = f"user {self.settings.username!r}" if self.settings.username else "a client without a user name"
+            raise LinkError(
+                f"{address} refuses the login of {who} ({name}): check mqtt.username and mqtt.password or password_file"
+            )
+        raise LinkError(f"{address} refuses the connection: {name}")
+
+    def _no_answer(self) -> LinkError:
+        if self._client.socket() is not None:
+            return ProtocolRefusedError(
+                f"{self.settings.address} accepts connections but does not answer within {CONNACK_TIMEOUT:.0f} s:"
+                " is it an MQTT broker?"
+            )
+        return LinkError(f"{self.settings.address} cannot be reached within {OPEN_TIMEOUT:.0f} s: check mqtt.host")
+
+    def _loss(self) -> LinkError:
+        reason = self._lost.result()
+        if reason == "Session taken over":
+            reason += ": another client uses the same mqtt.client_id"
+        return LinkError(f"{self.settings.address} is gone: {reason}")
+
+    async def _wait_for(self, condition: Callable[[], bool]) -> None:
+        while True:
+            if self._lost.done():
+                raise self._loss()
+            if condition():
+                return
+            self._moved.clear()
+            await self._moved.wait()
+
+    def _publish_properties(self, message: Message) -> Properties | None:
+        if self.protocol != 5:
+            return None
+        properties = _properties(PacketTypes.PUBLISH, PayloadFormatIndicator=1)  # UTF-8
+        if not isinstance(message.payload, str):
+            properties.ContentType = "application/json"
+        if message.expiry is not None:
+            properties.MessageExpiryInterval = message.expiry
+        return properties
+
+    # paho calls these in its own thread
+
+    def _on_loop(self, function: Callable[..., None], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has been closed: the daemon is stopping
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _on_connect(
+        self, _client: paho.Client, _userdata: object, _flags: object, reason: ReasonCode, properties: Properties | None
+    ) -> None:
+        self._on_loop(self._connected, reason, properties)
+
+    def _on_disconnect(
+        self, _client: paho.Client, _userdata: object, _flags: object, reason: ReasonCode, _properties: object
+    ) -> None:
+        self._on_loop(self._disconnected, reason.getName())
+
+    def _on_publish(
+        self, _client: paho.Client, _userdata: object, mid: int, reason: ReasonCode, _properties: object
+    ) -> None:
+        self._on_loop(self._published, mid, reason)
+
+    def _on_message(self, _client: paho.Client, _userdata: object, message: paho.MQTTMessage) -> None:
+        self._on_loop(self._received, message.topic, message.payload, message.retain)
+
+    # and these run on the loop
+
+    def _connected(self, reason: ReasonCode, properties: Properties | None) -> None:
+        if properties is not None:
+            self._window = min(WINDOW, getattr(properties, "ReceiveMaximum", WINDOW))
+            self._largest = getattr(properties, "MaximumPacketSize", None)
+        if not self._answered.done():
+            self._answered.set_result(reason)
+
+    def _disconnected(self, reason: str) -> None:
+        if not self._lost.done():
+            self._lost.set_result("connection lost" if reason == "Unspecified error" else reason)
+        self._moved.set()
+
+    def _published(self, mid: int, reason: ReasonCode) -> None:
+        message, _ = self.unacknowledged.pop(mid, (None, 0.0))
+        self._moved.set()
+        if message is not None and reason.is_failure:
+            self.refused += 1
+            if self.refused == 1:
+                log.warning("MQTT: the broker does not take %s: %s (said once)", message.topic, reason.getName())
+
+
+def _properties(packet: int, **values: int) -> Properties:
+    """MQTT 5 properties by their names in the specification."""
+    properties = Properties(packet)  # type: ignore[no-untyped-call]
+    for name, value in values.items():
+        setattr(properties, name, value)
+    return properties
+
+
+def _password(settings: MqttSettings) -> str | None:
+    if settings.password_file is not None:
+        return settings.password_file.read_text(encoding="utf-8").strip()
+    return None if settings.password is None else settings.password.get_secret_value()
+
+
+def _tls_context(tls: TlsSettings) -> ssl.SSLContext:
+    for file in (tls.ca, tls.cert, tls.key):
+        if file is not None:
+            file.open("rb").close()  # the ssl module does not say which file it misses
+    context = ssl.create_default_context(cafile=None if tls.ca is None else str(tls.ca))
+    if tls.insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if tls.cert is not None:
+        context.load_cert_chain(tls.cert, tls.key)
+    return context
+
+
+def _explain(error: OSError | ValueError, settings: MqttSettings) -> str:  # noqa: PLR0911 - one line a cause
+    """Why there is no connection, and what to do about it."""
+    address = settings.address
+    match error:
+        case ssl.SSLCertVerificationError():
+            return (
+                f"{address}: TLS: the broker's certificate is not trusted ({error.verify_message}):"
+                " give its authority in mqtt.tls.ca"
+            )
+        case ssl.SSLError():
+            return f"{address}: TLS failed ({error.reason or error}): is this the TLS port, are mqtt.tls files right?"
+        case socket.gaierror():
+            return f"host {settings.host!r} is unknown: check mqtt.host or mqtt.url"
+        case ConnectionRefusedError():
+            return f"nothing listens at {address}: is the broker running, is mqtt.port right?"
+        case OSError(filename=str() | Path()):
+            return f"{error.filename}: {error.strerror}: check mqtt.password_file and mqtt.tls"
+        case TimeoutError():
+            return f"{address} cannot be reached: check mqtt.host and the network"
+        case ConnectionError() if settings.tls is not None:
+            return f"{address}: the connection was closed during the TLS handshake: is this the TLS port?"
+        case OSError():
+            return f"{address} cannot be reached: {error.strerror or error}"
+        case _:
+            return f"{address}: {error}"

@@ -1,0 +1,282 @@
+"""What the house says over MQTT: facts become messages, and the present state of every retained topic is remembered.
+
+Pure: time is passed in, nothing is sent here. The topics are those of `docs/mqtt.md`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from assistant.events import Event, Fact, HealthMeasured, LevelMeasured, Presence, Publish, RoomChanged, State
+
+LATE_AFTER = 60.0  # seconds: an older event is marked late, an older trigger is not sent
+REPEAT_EVERY = 10.0  # seconds between two ON of a sound that lasts
+OFF_DELAY = 30  # seconds after which Home Assistant clears a sound by itself when OFF was lost
+TEXT_LIMIT = 255  # characters of a Home Assistant state
+
+EVENT_EXPIRY = 60  # seconds, MQTT 5: nobody automates on an event that is older
+TRIGGER_EXPIRY = 10
+DOORBELL_EXPIRY = 30
+ON_EXPIRY = OFF_DELAY + 15
+LEVEL_EXPIRY = 30
+HEALTH_EXPIRY = 180
+
+LEVEL_LIFETIME = 10.0  # seconds: an older level is not sent any more
+LEVEL_FLOOR = -120.0  # dBFS: what digital silence is called
+LEVEL_STEP = 3.0  # dB: a change that is told at once, but not within LEVEL_PAUSE
+LEVEL_PAUSE = 2.0  # seconds
+LEVEL_EVERY = 10.0  # seconds between levels that moved by LEVEL_DRIFT
+LEVEL_DRIFT = 1.0  # dB
+LEVEL_AT_LEAST = 30.0  # seconds: a level that does not move is repeated
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A room as the house announces it. `id` is `[a-z0-9_-]+`, `name` anything (台所)."""
+
+    id: str
+    name: str
+    area: str | None = None
+    source: str = "Microphone"  # what listens there, for the device page
+
+
+@dataclass(frozen=True, slots=True)
+class SoundType:
+    """An event type that has a state and a trigger of its own."""
+
+    event_type: str
+    name: str  # as people say it: "Dog barking"
+    alert: bool = False  # counts for the whole-house alert
+    life_safety: bool = False  # smoke or CO alarm: device class `safety`, a name that ends in "heard"
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """What there is to tell about."""
+
+    install: str  # stable over restarts, 4 or more of [a-z0-9]
+    version: str
+    rooms: tuple[Room, ...]
+    sounds: tuple[SoundType, ...]
+    transcripts: bool = False  # may what was said leave the machine?
+    url: str | None = None  # the web page, for the device page
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One MQTT message to be sent. A mapping is sent as JSON."""
+
+    topic: str
+    payload: str | Mapping[str, Any]
+    raised: float  # seconds of the clock that is passed in
+    qos: int = 1
+    retain: bool = False
+    expiry: int | None = None  # seconds, MQTT 5
+    lifetime: float | None = None  # seconds after which it is dropped rather than sent
+    state: bool = False  # its topic is in the table of retained states
+    sends: int = 0  # how often it was handed to a connection that broke
+    rule: str = ""  # name of the rule that asked for it
+
+    def due(self, now: float) -> Message | None:
+        """The message as it is to be sent at `now`: an event older than a minute is `late`; None if worthless."""
+        age = now - self.raised
+        if self.lifetime is not None and age > self.lifetime:
+            return None
+        if age > LATE_AFTER and isinstance(self.payload, Mapping) and self.payload.get("late") is False:
+            return replace(self, payload={**self.payload, "late": True})
+        return self
+
+    def encoded(self) -> bytes:
+        """The payload as UTF-8; numbers that JSON does not know are an error."""
+        if isinstance(self.payload, str):
+            return self.payload.encode()
+        return json.dumps(self.payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def level_topic_part(name: str) -> str:
+    """`name` without what an MQTT topic level must not hold."""
+    return re.sub(r"[+#/\x00]", "_", name) or "_"
+
+
+class House:
+    """The present state of every retained topic, and the messages that a fact makes.
+
+    `facts → messages(fact, now)`; `states()` settles a broker that missed some; `repeats(now)` says what still lasts.
+    """
+
+    def __init__(self, home: Home, base: str) -> None:
+        self.home = home
+        self.base = base
+        self.closed = False  # after `close` nothing switches on any more
+        self._sounds = {sound.event_type: sound for sound in home.sounds}
+        self._states: dict[str, Message] = {}
+        self._active: dict[tuple[str, str], set[str]] = {}
+        self._levels: dict[str, tuple[float, float]] = {}  # room: time and level last told
+        self._presence: dict[str, Presence] = {room.id: Presence.OFFLINE for room in home.rooms}
+        for room in home.rooms:
+            self._keep(self._room_status(room.id, 0.0))
+            for sound in home.sounds:
+                self._keep(self._sound_state(room.id, sound.event_type, 0.0))
+        self._keep(self._alert(0.0))
+
+    @property
+    def status_topic(self) -> str:
+        """Where the service says whether it lives."""
+        return f"{self.base}/status"
+
+    def status(self, now: float) -> Message:
+        """The service itself: `online` until `close`."""
+        payload = Presence.OFFLINE if self.closed else Presence.ONLINE
+        return Message(self.status_topic, payload.value, now, retain=True, state=True)
+
+    def states(self, now: float) -> list[Message]:
+        """Every retained state as it is now, without the service's own status."""
+        return [replace(message, raised=now) for message in self._states.values()]
+
+    def repeats(self, now: float) -> list[Message]:
+        """ON for what still lasts."""
+        return [self._sound_state(room, event_type, now) for (room, event_type), ids in self._active.items() if ids]
+
+    def close(self, now: float) -> list[Message]:
+        """Service and rooms offline, every sound off. Later events are still told, but switch nothing on."""
+        self.closed = True
+        self._active.clear()
+        rooms = []
+        for room in self._presence:
+            self._presence[room] = Presence.OFFLINE
+            rooms.append(self._keep(self._room_status(room, now)))
+        sounds = [
+            self._keep(self._sound_state(room.id, sound.event_type, now))
+            for room in self.home.rooms
+            for sound in self.home.sounds
+        ]
+        return [self.status(now), *rooms, *sounds, self._keep(self._alert(now))]
+
+    def messages(self, item: Fact | Publish, now: float) -> list[Message]:
+        """What is to be sent for this item, states first. Retained states are remembered."""
+        match item:
+            case Event():
+                return self._event(item, now)
+            case RoomChanged():
+                return self._room(item, now)
+            case LevelMeasured():
+                return self._level(item, now)
+            case HealthMeasured():
+                return [self._keep(self._health(item, now))]
+            case Publish():
+                return [Message(item.topic, item.payload, now, qos=item.qos, retain=item.retain, rule=item.rule)]
+
+    def _keep(self, message: Message) -> Message:
+        self._states[message.topic] = message
+        return message
+
+    def _topic(self, room: str, *rest: str) -> str:
+        return "/".join((self.base, level_topic_part(room), *rest))
+
+    def _room_status(self, room: str, now: float) -> Message:
+        return Message(self._topic(room, "status"), self._presence[room].value, now, retain=True, state=True)
+
+    def _sound_state(self, room: str, event_type: str, now: float) -> Message:
+        lasts = bool(self._active.get((room, event_type)))
+        topic = self._topic(room, "sound", event_type, "state")
+        return Message(
+            topic, "ON" if lasts else "OFF", now, retain=True, state=True, expiry=ON_EXPIRY if lasts else None
+        )
+
+    def _alert(self, now: float) -> Message:
+        lasts = any(ids and self._sounds[event_type].alert for (_, event_type), ids in self._active.items())
+        return Message(f"{self.base}/alert/state", "ON" if lasts else "OFF", now, retain=True, state=True)
+
+    def _health(self, health: HealthMeasured, now: float) -> Message:
+        figures = {key: _finite(value) for key, value in health.figures.items()}
+        return Message(f"{self.base}/health", figures, now, qos=0, retain=True, state=True, expiry=HEALTH_EXPIRY)
+
+    def _event(self, event: Event, now: float) -> list[Message]:
+        body = self._body(event)
+        room = event.room
+        known = event.kind == "sound" and event.event_type in self._sounds
+        messages = self._switch(event, body, now) if known else []
+        if event.state is not State.ENDED:
+            last = {**body, "label": event.label[:TEXT_LIMIT], "text": _short(body["text"])}
+            messages.append(
+                self._keep(Message(self._topic(room, "last", event.kind), last, now, retain=True, state=True))
+            )
+        messages.append(Message(self._topic(room, "event"), body, now, expiry=EVENT_EXPIRY))
+        if known and event.state is State.STARTED and not event.late:
+            messages.append(self._prompt(self._topic(room, "trigger"), event.event_type, TRIGGER_EXPIRY, now))
+            if event.event_type == "doorbell":
+                ring = {"event_type": "ring", "id": event.id}
+                messages.append(self._prompt(self._topic(room, "doorbell", "event"), ring, DOORBELL_EXPIRY, now))
+        if self.home.transcripts and event.kind == "speech" and event.text:
+            messages.append(Message(self._topic(room, "transcript"), body, now, expiry=EVENT_EXPIRY))
+        return messages
+
+    def _switch(self, event: Event, body: Mapping[str, Any], now: float) -> list[Message]:
+        """State, attributes and alert after a sound began or ended."""
+        key = (event.room, event.event_type)
+        if event.state is State.STARTED and not self.closed:
+            self._active.setdefault(key, set()).add(event.id)
+        else:
+            self._active.get(key, set()).discard(event.id)
+        attributes = self._topic(event.room, "sound", event.event_type, "attributes")
+        messages = [
+            self._keep(self._sound_state(event.room, event.event_type, now)),
+            self._keep(Message(attributes, body, now, retain=True, state=True)),
+        ]
+        if self._sounds[event.event_type].alert:
+            messages.append(self._keep(self._alert(now)))
+        return messages
+
+    def _body(self, event: Event) -> dict[str, Any]:
+        body = {key: _finite(value) for key, value in event.to_json().items()}
+        if not self.home.transcripts:  # the event arrives redacted; a mistake there must not leave the house
+            body.update(text=None, words=None, caption=None)
+        return body
+
+    @staticmethod
+    def _prompt(topic: str, payload: str | Mapping[str, Any], expiry: int, now: float) -> Message:
+        return Message(topic, payload, now, expiry=expiry, lifetime=LATE_AFTER)
+
+    def _room(self, change: RoomChanged, now: float) -> list[Message]:
+        self._presence[change.room] = Presence.OFFLINE if self.closed else change.presence
+        messages = [self._keep(self._room_status(change.room, now))]
+        if change.presence is Presence.ONLINE:
+            return messages
+        # nobody listens there any more: nothing can be said to last, even if its `ended` never came
+        for (room, event_type), ids in self._active.items():
+            if room == change.room and ids:
+                ids.clear()
+                messages.append(self._keep(self._sound_state(room, event_type, now)))
+        return [*messages, self._keep(self._alert(now))] if len(messages) > 1 else messages
+
+    def _level(self, level: LevelMeasured, now: float) -> list[Message]:
+        figures = {name: _level(getattr(level, name)) for name in ("dbfs", "floor", "peak")}
+        told_at, told = self._levels.get(level.room, (-math.inf, 0.0))
+        waited, moved = now - told_at, abs(figures["dbfs"] - told)
+        if not (
+            waited >= LEVEL_AT_LEAST
+            or (waited >= LEVEL_EVERY and moved >= LEVEL_DRIFT)
+            or (waited >= LEVEL_PAUSE and moved >= LEVEL_STEP)
+        ):
+            return []
+        self._levels[level.room] = (now, figures["dbfs"])
+        topic = self._topic(level.room, "level")
+        return [Message(topic, figures, now, qos=0, expiry=LEVEL_EXPIRY, lifetime=LEVEL_LIFETIME)]
+
+
+def _short(text: str | None) -> str | None:
+    return None if text is None else text[:TEXT_LIMIT]
+
+
+def _level(dbfs: float) -> float:
+    return round(max(LEVEL_FLOOR, dbfs), 1) if dbfs > LEVEL_FLOOR else LEVEL_FLOOR
+
+
+def _finite(value: object) -> object:
+    """JSON has no infinity and no NaN: unknown is null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
