@@ -49,7 +49,8 @@ class Pattern:
     length: float  # from the first pulse to the end of the last one
     period: tuple[float, float]
     step: int  # frames: how finely onsets are tried
-    gap_contrast: float  # dB: pulses over gaps; echo fills short gaps
+    gap_contrast: float  # dB: pulses over gaps on average; echo fills short gaps
+    least_dip: float  # dB: the same for each gap of a typical cycle
     contrast: float  # dB: pulses over the silence around
 
 
@@ -63,7 +64,8 @@ T3 = Pattern(
     length=2.5,
     period=(3.1, 4.6),
     step=2,
-    gap_contrast=5.0,
+    gap_contrast=3.0,
+    least_dip=4.0,
     contrast=5.0,
 )
 T4 = Pattern(
@@ -77,9 +79,11 @@ T4 = Pattern(
     period=(5.0, 6.5),
     step=2,
     gap_contrast=1.0,
+    least_dip=0.0,
     contrast=6.0,
 )
 PATTERNS = (T3, T4)
+DEEP = 6.0  # dB: a gap this deep is a gap; a deeper one proves no more
 JITTER = 30  # frames: how far the period may vary from cycle to cycle
 
 
@@ -105,22 +109,28 @@ class Search:
     period: float = 0.0  # frames
 
 
-def fit_of(means: Frames, pattern: Pattern, *, forgiving: bool) -> Frames:
-    """How far the pulses stand out, beyond what `pattern` demands (dB); `forgiving` leaves out the worst slot.
+def rise_of(means: Frames, pattern: Pattern, *, forgiving: bool) -> Frames:
+    """How far the faintest pulse stands above the loudest silence around (dB); `forgiving` leaves out the worst of all.
 
     `means` has shape (slots, ...); the result has shape (...).
     """
-    pulses, gaps = len(pattern.on), len(pattern.on) + len(pattern.off)
-    on, off, around = means[:pulses], means[pulses:gaps], means[gaps:]
-    dips = (on[:-1] + on[1:]) / 2 - off - pattern.gap_contrast  # local: echo builds up from pulse to pulse
-    second = 1 if forgiving else 0
-    dip = np.partition(dips, second, axis=0)[second]
-    rise = on.min(axis=0) - around.max(axis=0)
-    if forgiving:
-        fainter = np.partition(on, 1, axis=0)[1] - around.max(axis=0)
-        louder = on.min(axis=0) - np.partition(around, len(around) - 2, axis=0)[-2]
-        rise = np.maximum(fainter, louder)
-    return np.asarray(np.minimum(dip, rise - pattern.contrast))
+    on, around = means[: len(pattern.on)], means[len(pattern.on) + len(pattern.off) :]
+    faintest, loudest = on.min(axis=0), around.max(axis=0)
+    if not forgiving:
+        return np.asarray(faintest - loudest)
+    second_faintest = np.partition(on, 1, axis=0)[1]
+    second_loudest = np.partition(around, len(around) - 2, axis=0)[-2]
+    return np.asarray(np.maximum(second_faintest - loudest, faintest - second_loudest))
+
+
+def dips_of(means: Frames, pattern: Pattern) -> Frames:
+    """How far each gap lies below the pulses beside it (dB): local, since echo builds up from pulse to pulse.
+
+    `means` has shape (slots, ...); the result has shape (gaps, ...).
+    """
+    pulses = len(pattern.on)
+    on = means[:pulses]
+    return np.minimum((on[:-1] + on[1:]) / 2 - means[pulses : pulses + len(pattern.off)], DEEP)
 
 
 def slots_of(pattern: Pattern) -> NDArray[np.intp]:
@@ -232,15 +242,15 @@ class Cadence:
         at = onsets[:, None, None, None] + slots  # (onsets, tempos, slots, 2)
         width = (slots[..., 1] - slots[..., 0])[None, :, :, None]
         means = np.moveaxis((sums[at[..., 1]] - sums[at[..., 0]]) / width, 2, 0)  # (slots, onsets, tempos, bands)
-        pulses = len(pattern.on)
-        fits = fit_of(means, pattern, forgiving=True)
-        ranks = np.where(fits > 0, fits + 0.5 * (means[:pulses].mean(0) - means[pulses:].mean(0)), -np.inf)
+        dip = dips_of(means, pattern).mean(axis=0)
+        fits = (dip > pattern.gap_contrast) & (rise_of(means, pattern, forgiving=True) > pattern.contrast)
+        ranks = np.where(fits, 2 * dip + rise_of(means, pattern, forgiving=False), -np.inf)
         cycles = []
         first = self._frames - HISTORY
         for column, band in enumerate(awake):
             onset, tempo = divmod(int(np.argmax(ranks[..., column])), len(STRETCH))
             rank = float(ranks[onset, tempo, column])
-            if rank > 0:
+            if rank > -np.inf:
                 cycles.append(Cycle(first + int(onsets[onset]), int(band), means[:, onset, tempo, column].copy(), rank))
         return cycles
 
@@ -262,7 +272,7 @@ class Cadence:
                 chain = (first, second, cycle)
                 if steady(chain, shortest, longest):
                     typical = np.median([c.means for c in chain], axis=0)
-                    if float(fit_of(typical, pattern, forgiving=False)) > 0:
+                    if clean(typical, pattern):
                         return [self._started(search, chain, typical)]
         return []
 
@@ -330,6 +340,16 @@ def steady(chain: tuple[Cycle, Cycle, Cycle], shortest: float, longest: float) -
     return any(
         shortest <= before / n <= longest and shortest <= after / m <= longest and abs(before / n - after / m) <= JITTER
         for n, m in ((1, 1), (1, 2), (2, 1))
+    )
+
+
+def clean(typical: Frames, pattern: Pattern) -> bool:
+    """Whether the median of three cycles, of shape (slots,), is the pattern with nothing left to forgive."""
+    dips = dips_of(typical, pattern)
+    return bool(
+        dips.mean() > pattern.gap_contrast
+        and dips.min() > pattern.least_dip
+        and rise_of(typical, pattern, forgiving=False) > pattern.contrast
     )
 
 
