@@ -1,0 +1,473 @@
+"""The configuration: one YAML file, every key optional, each mistake told with file, line, key and remedy.
+
+`load` finds and reads it; `Config` composes the settings that the stages own. YAML is read as its 1.2 core schema means
+it (`on` and `22:00` are texts), without tags, and with `${NAME}` for environment variables.
+
+The JSON Schema for editors is written by `python -m assistant.config > config/schema.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, StringConstraints, ValidationError
+
+from assistant.errors import AssistantError, ConfigurationError
+from assistant.models.store import StoreSettings
+from assistant.outputs.homeassistant import HomeAssistantSettings
+from assistant.outputs.mqtt_client import MqttSettings
+from assistant.rules import RuleList
+from assistant.segment.activity import ActivitySettings
+from assistant.segment.speech import SpeechSettings
+from assistant.segment.windows import WindowSettings
+from assistant.settings import Settings
+from assistant.tracking import SoundSettings
+
+SIZE_LIMIT = 256 * 1024  # bytes of a configuration file
+NODE_LIMIT = 20_000  # values after aliases are written out: a file that makes more is a bomb
+DEPTH_LIMIT = 20
+
+RESERVED_ROOMS = ("status", "alert", "health", "listening", "ask", "say", "reply")  # topics beside the rooms
+LATER_PROFILES = {
+    "qwen": "Qwen-Audio for everything",
+    "hybrid": "YAMNet with Qwen-Audio",
+    "remote": "an OpenAI-compatible audio server",
+}
+LATER_KEYS = ("say", "clips", "history", "web", "wyoming", "serve")
+SECRET_KEY = re.compile(r"password|secret|token", re.IGNORECASE)
+CREDENTIALS = re.compile(r"(?<=://)[^/@\s]*@")
+VARIABLE = re.compile(r"\$(?:(\$)(?=\{)|\{([^}]*)\})")
+
+Location = tuple[str | int, ...]
+
+
+# --- what may be configured -------------------------------------------------------------------------------------------
+
+
+def _empty(value: object) -> object:
+    """A key with nothing below it, as when all of it is commented out."""
+    return {} if value is None else value
+
+
+def _room_id(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9_-]+", name):
+        raise ValueError(f'"{name}" is not a room id: use a-z, 0-9, _ and -; any other writing goes to `name` below it')
+    if name in RESERVED_ROOMS:
+        raise ValueError(f'"{name}" cannot be a room id, it is a topic of the daemon; choose for example "{name}-room"')
+    return name
+
+
+def _profile(name: str) -> str:
+    if name in LATER_PROFILES:
+        raise ValueError(f'the profile "{name}" ({LATER_PROFILES[name]}) comes in a later version; use "embedded"')
+    if name != "embedded":
+        raise ValueError(f'there is no profile "{name}"; use "embedded"')
+    return name
+
+
+LanguageCode = Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}$")]
+RoomId = Annotated[str, AfterValidator(_room_id)]
+
+
+class RoomSettings(Settings):
+    """A room and the microphone that hears it."""
+
+    source: str = Field(
+        default="default",
+        min_length=1,
+        repr=False,  # the URL of a stream may hold a password
+        description="default, a device of `kikimimi devices`, a file, a stream's URL, or - for PCM on stdin",
+    )
+    name: str | None = Field(default=None, min_length=1, description="what people call it, in any script")
+    area: str | None = Field(default=None, min_length=1, description="area suggested to Home Assistant")
+    languages: tuple[LanguageCode, ...] | None = Field(
+        default=None, min_length=1, description="languages spoken in this room, instead of speech.languages"
+    )
+
+    @property
+    def shown_source(self) -> str:
+        """The source without a password."""
+        return CREDENTIALS.sub("***@", self.source)
+
+
+class Sounds(SoundSettings):
+    """How sounds are found: the tracker's settings and, below them, those of the gate and of the windows."""
+
+    table: Annotated[Path, AfterValidator(Path.expanduser)] | None = Field(
+        default=None, description="a file in place of the shipped sounds.yaml: event types, labels, thresholds"
+    )
+    activity: ActivitySettings = ActivitySettings()
+    windows: WindowSettings = WindowSettings()
+
+
+class Speech(Settings):
+    """How speech is heard: the recogniser's settings and, below them, those that cut utterances."""
+
+    enabled: bool = Field(default=True, description="false: only sounds, no recogniser is loaded")
+    model: str = Field(default="base", min_length=1, description="base, tiny.en or a folder with model.bin")
+    languages: tuple[LanguageCode, ...] | None = Field(
+        default=None, min_length=1, description="languages of the household; any if left out"
+    )
+    utterances: SpeechSettings = SpeechSettings()
+
+
+class DeviceSettings(Settings):
+    """A thing of the house that people talk about: helps recognition to spell it."""
+
+    name: str = Field(min_length=1)
+    aliases: tuple[str, ...] = ()
+    area: str | None = None
+
+
+class PrivacySettings(Settings):
+    """What leaves the daemon."""
+
+    transcripts: bool = Field(default=False, description="send what was said over MQTT and show it to rule templates")
+
+
+Rooms = dict[RoomId, Annotated[RoomSettings, BeforeValidator(_empty)]]
+
+
+class Config(Settings):
+    """All of it. Every key is optional."""
+
+    profile: Annotated[str, AfterValidator(_profile)] = "embedded"
+    rooms: Rooms = Field(default={}, description="rooms by id; the default microphone as `home` if there is none")
+    mqtt: MqttSettings = MqttSettings()
+    homeassistant: HomeAssistantSettings = HomeAssistantSettings()
+    models: StoreSettings = StoreSettings()
+    sounds: Sounds = Sounds()
+    speech: Speech = Speech()
+    rules: RuleList = ()
+    devices: tuple[DeviceSettings, ...] = ()
+    privacy: PrivacySettings = PrivacySettings()
+
+    _file: Path | None = PrivateAttr(default=None)
+    _lines: dict[Location, int] = PrivateAttr(default_factory=dict)
+
+    @property
+    def file(self) -> Path | None:
+        """The file it was read from; None: there is none, everything has its default."""
+        return self._file
+
+    def place(self, *location: str | int) -> str:
+        """`FILE:LINE: ` of a key, or as near as is known, for a message; empty without a file."""
+        if self._file is None:
+            return ""
+        line = next((self._lines[key] for key in _shorter(location) if key in self._lines), None)
+        return f"{self._file}:{line}: " if line else f"{self._file}: "
+
+
+def _shorter(location: Location) -> Iterator[Location]:
+    return (location[:length] for length in range(len(location), -1, -1))
+
+
+# --- finding and reading ----------------------------------------------------------------------------------------------
+
+
+def shipped(name: str) -> Path:
+    """A data file of this package: `assistant/_config/` where it was installed, `config/` in a checkout."""
+    for folder in (Path(__file__).parent / "_config", Path(__file__).parent.parent / "config"):
+        if (folder / name).is_file():
+            return folder / name
+    raise AssistantError(f"{name} is missing from this installation; remedy: install kikimimi again")
+
+
+def find() -> Path | None:
+    """The first of `$XDG_CONFIG_HOME/kikimimi/config.yaml` and `/etc/kikimimi/config.yaml` that exists."""
+    home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    files = (Path(home) / "kikimimi" / "config.yaml", Path("/etc/kikimimi/config.yaml"))
+    return next((file for file in files if file.exists()), None)
+
+
+def load(file: Path | None = None) -> Config:
+    """The configuration of `file`, else of the first default place that has one, else all defaults.
+
+    Raises `ConfigurationError` with one line for each mistake.
+    """
+    file = file or find()
+    return Config() if file is None else parse(_read(file), file)
+
+
+def _read(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(SIZE_LIMIT + 1)
+    except FileNotFoundError:
+        raise ConfigurationError(f"{file}: there is no such file; remedy: name another with -c FILE") from None
+    except OSError as error:
+        raise ConfigurationError(f"{file}: cannot be read: {error.strerror}") from None
+    if len(content) > SIZE_LIMIT:
+        raise ConfigurationError(f"{file}: larger than {SIZE_LIMIT // 1024} KiB; this is hardly a configuration")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigurationError(f"{file}:{line}: not UTF-8 text; remedy: save it as UTF-8") from None
+
+
+def parse(text: str, file: Path) -> Config:
+    """The configuration that `text` (of `file`) writes down. Raises `ConfigurationError`, one line for each mistake."""
+    document = _Document()
+    document.read(text, file)
+    data = document.data if document.data is not None else {}
+    if not isinstance(data, dict):
+        raise ConfigurationError(f"{file}: needs keys and values, for example: profile: embedded")
+    mistakes = document.mistakes
+    config: Config | None = None
+    try:
+        config = Config.model_validate({key: value for key, value in data.items() if value is not None})
+    except ValidationError as error:
+        mistakes += [document.mistake(details) for details in _first_causes(error)]
+    except RecursionError:
+        mistakes.append((1, "too deeply nested"))
+    if mistakes or config is None:
+        lines = dict.fromkeys(f"{file}:{line}: {message}" for line, message in sorted(mistakes))
+        raise ConfigurationError("\n".join(lines))
+    config._file, config._lines = file, document.lines
+    return config
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with the scalars of its 1.2 core schema: yes, on and 22:00 are texts."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML's protocol)
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", "~nN\0"),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", "-+.0123456789"),
+):
+    _signs = [sign if sign != "\0" else "" for sign in _first]
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _signs)
+
+
+@dataclass
+class _Document:
+    """A YAML file as plain values, with the line of everything and what is wrong with it."""
+
+    data: object = None
+    lines: dict[Location, int] = field(default_factory=dict)
+    written: dict[Location, str] = field(default_factory=dict)  # scalars as they stand in the file, ${NAME} included
+    mistakes: list[tuple[int, str]] = field(default_factory=list)
+    nodes: int = 0
+
+    def read(self, text: str, file: Path) -> None:
+        """Raises `ConfigurationError` for what is not YAML at all; other mistakes are collected."""
+        try:
+            node = yaml.compose(text, Loader=_Loader)
+            self.data = None if node is None else self._value(node, ())
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            problem = f"{error.problem or error.context}"
+            remedy = "; remedy: indent with spaces, not tabs" if "\\t" in problem else ""
+            remedy = "; remedy: put texts with { or } in quotes" if "'{'" in problem else remedy
+            raise ConfigurationError(f"{file}:{mark.line + 1 if mark else 1}: not YAML: {problem}{remedy}") from None
+        except yaml.reader.ReaderError as error:
+            line = text.count("\n", 0, error.position) + 1
+            raise ConfigurationError(f"{file}:{line}: not YAML: it holds a control character") from None
+        except RecursionError:
+            raise ConfigurationError(f"{file}: too deeply nested") from None
+        except (yaml.YAMLError, ValueError) as error:
+            raise ConfigurationError(f"{file}: not YAML: {str(error).splitlines()[0]}") from None
+
+    def _value(self, node: yaml.Node, location: Location) -> object:
+        line = node.start_mark.line + 1
+        self.lines.setdefault(location, line)
+        self.nodes += 1
+        if self.nodes > NODE_LIMIT or len(location) > DEPTH_LIMIT:
+            raise yaml.constructor.ConstructorError(
+                None, None, "its aliases or levels make too much of it", node.start_mark
+            )
+        if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
+            return self._mapping(node, location)
+        if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
+            return [self._value(item, (*location, index)) for index, item in enumerate(node.value)]
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, location)
+        self.mistakes.append((line, f"{self.key(location)}: the tag {node.tag} is not known; remedy: leave it out"))
+        return None
+
+    def _mapping(self, node: yaml.MappingNode, location: Location) -> dict[str, object]:
+        values: dict[str, object] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                remedy = 'a template needs quotes: "{{ … }}"'
+                self.mistakes.append((line, f"{self.key(location)}: a key must be a text; {remedy}"))
+                continue
+            key = str(key_node.value)
+            place = (*location, key)
+            if key in values:
+                first = self.lines[place]
+                self.mistakes.append((line, f"{self.key(place)}: stands twice, first in line {first}; remove one"))
+                continue
+            self.lines[place] = line
+            values[key] = self._value(value_node, place)
+        return values
+
+    def _scalar(self, node: yaml.ScalarNode, location: Location) -> object:
+        text = str(node.value)
+        self.written[location] = text
+        match node.tag.removeprefix("tag:yaml.org,2002:"):
+            case "null":
+                return None
+            case "bool":
+                return text.lower() == "true"
+            case "int" if len(text) < 20:
+                return int(text)
+            case "int" | "float":
+                return float(text)
+            case "str":
+                return VARIABLE.sub(lambda match: self._variable(match, node, location), text)
+        remedy = "; secrets are written ${NAME} or go into a password_file" if node.tag == "!secret" else ""
+        line = node.start_mark.line + 1
+        self.mistakes.append((line, f"{self.key(location)}: the tag {node.tag} is not known{remedy}"))
+        return text
+
+    def _variable(self, match: re.Match[str], node: yaml.ScalarNode, location: Location) -> str:
+        """The value of `${NAME}`; `$${` stands for `${`."""
+        if match[1]:
+            return "$"
+        name = match[2].strip()
+        value = os.environ.get(name) if name else None
+        if value is None:
+            remedy = f"remedy: export {name}=… or set it in the service, or write $${{ for a plain ${{"
+            message = f"{self.key(location)}: the environment variable {name or '(no name)'} is not set; {remedy}"
+            self.mistakes.append((node.start_mark.line + 1, message))
+            return ""
+        return value
+
+    def key(self, location: Location) -> str:
+        """`rules["dog"].when.room`: list items by their name, else their number from 1."""
+        text = ""
+        for index, part in enumerate(location):
+            if isinstance(part, int):
+                name = self.written.get((*location[: index + 1], "name"))
+                text += f'["{name}"]' if name else f"[{part + 1}]"
+            else:
+                text += f".{part}" if text else part
+        return text or "the file"
+
+    def mistake(self, details: Mapping[str, Any]) -> tuple[int, str]:
+        """Line and message of one of pydantic's errors."""
+        location: Location = ()
+        known: Location = ()
+        for part in details["loc"]:
+            if (*known, part) in self.lines:
+                known = location = (*known, part)
+        missing = details["type"] == "missing"
+        if missing:
+            location = (*known, details["loc"][-1])
+        return self.lines.get(known, 1), f"{self.key(location)}: {_explain(details, known, self.written.get(known))}"
+
+
+def _first_causes(error: ValidationError) -> list[Mapping[str, Any]]:
+    """Pydantic's errors without those that only follow from another: a list is not empty because its items are wrong."""
+    every = error.errors(include_url=False)
+    return [
+        details
+        for details in every
+        if details["type"] != "too_short"
+        or not any(
+            len(other["loc"]) > len(details["loc"]) and other["loc"][: len(details["loc"])] == details["loc"]
+            for other in every
+        )
+    ]
+
+
+_PLAIN_WORDS = {
+    "missing": "is missing",
+    "too_short": "needs at least one item",
+    "int_parsing": "not a whole number{shown}",
+    "int_type": "not a whole number{shown}",
+    "int_from_float": "not a whole number{shown}",
+    "float_parsing": "not a number{shown}",
+    "float_type": "not a number{shown}",
+    "bool_parsing": "neither true nor false{shown}",
+    "bool_type": "neither true nor false{shown}",
+    "string_type": "not a text{shown}; put it in quotes",
+    "path_type": "not a path{shown}",
+    "model_type": "needs keys and values below it{shown}",
+    "model_attributes_type": "needs keys and values below it{shown}",
+    "dict_type": "needs keys and values below it{shown}",
+    "tuple_type": "needs a list, for example [a, b]{shown}",
+    "list_type": "needs a list, for example [a, b]{shown}",
+}
+
+
+def _explain(details: Mapping[str, Any], location: Location, written: str | None) -> str:
+    """What is wrong and what to do about it, in plain words."""
+    kind, message = str(details["type"]), str(details["msg"])
+    shown = f": {_quoted(written, location)}" if written is not None else ""
+    if kind == "extra_forbidden":
+        return _unknown_key(location)
+    if kind == "value_error":
+        return message.removeprefix("Value error, ")
+    if kind in _PLAIN_WORDS:
+        return _PLAIN_WORDS[kind].replace("{shown}", shown)
+    return f"{message.replace('Input should', 'should').replace('Value should', 'should')}{shown}"
+
+
+def _quoted(written: str, location: Location) -> str:
+    """A value for an error message, shortened, secrets hidden."""
+    if any(SECRET_KEY.search(str(part)) for part in location):
+        return "(a secret)"
+    shown = CREDENTIALS.sub("***@", written)
+    return json.dumps(shown if len(shown) <= 60 else f"{shown[:60]}…", ensure_ascii=False)
+
+
+def _unknown_key(location: Location) -> str:
+    key = str(location[-1]) if location else ""
+    if len(location) == 1 and key in LATER_KEYS:
+        return "is not there in this version; remove it"
+    known = _known_keys(location[:-1])
+    near = get_close_matches(key.lower(), known, n=1, cutoff=0.6)
+    return f'unknown key; did you mean "{near[0]}"?' if near else f"unknown key; there are {', '.join(known)}"
+
+
+def _known_keys(location: Location) -> list[str]:
+    """The keys that may stand at a place, read from the schema."""
+    schema = json_schema()
+    found: list[dict[str, Any]] = [schema]
+    for part in location:
+        found = [deeper for node in found for deeper in _step(node, part, schema)]
+    return sorted({key for node in found for key in _resolved(node, schema).get("properties", {})})
+
+
+def _step(node: dict[str, Any], part: str | int, schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    node = _resolved(node, schema)
+    below = node.get("items") if isinstance(part, int) else node.get("properties", {}).get(part)
+    for deeper in (below, node.get("additionalProperties")):
+        if isinstance(deeper, dict):
+            choices = [choice for choice in deeper.get("anyOf", ()) if choice != {"type": "null"}]
+            yield from choices or [deeper]
+
+
+def _resolved(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" not in node:
+        return node
+    definition: dict[str, Any] = schema["$defs"][node["$ref"].rpartition("/")[2]]
+    return definition
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of the configuration file, for editors."""
+    schema = Config.model_json_schema()
+    schema["title"] = "Kikimimi configuration"
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n")
