@@ -1,0 +1,217 @@
+"""The contract of all sources, and how their audio becomes chunks of mono 16 kHz: convert, then cut."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from assistant.events import SAMPLE_RATE, Chunk, Samples, frozen, seconds
+
+log = logging.getLogger(__name__)
+
+CHUNK = 640  # samples: 40 ms
+FULL_SCALE = 0.9999  # a sample at or above it counts as clipped (32767 / 32768 = 0.99997)
+GAP = 0.001  # seconds; less is rounding
+CANCELLED = 0.01  # the mean of the channels has lost 20 dB: they are in anti-phase
+
+
+@dataclass(slots=True)
+class SourceStats:
+    """What went wrong at a source since it was opened."""
+
+    overruns: int = 0  # times that audio came faster than it was taken: some is lost
+    underruns: int = 0  # times that the device had nothing to give
+    lost_seconds: float = 0.0
+    bad_samples: int = 0  # NaN or infinite, replaced by zero
+    clipped_samples: int = 0  # at full scale (per channel)
+
+
+class Source(Protocol):
+    """Where sound comes from. Constructors do nothing; `chunks` opens, and closes when it ends or is cancelled."""
+
+    room: str
+    name: str  # what events call `source`
+    live: bool  # True: cannot be back-pressured, what is not taken in time is lost
+    stats: SourceStats
+
+    def chunks(self) -> AsyncIterator[Chunk]:
+        """Open and yield chunks in order. Raises `SourceError` naming the file or device and the remedy."""
+        ...
+
+
+class Converter:
+    """Any rate and channel count to mono 16 kHz, in pieces.
+
+    Channels are averaged, but for those that have been all zero so far; channels in anti-phase would cancel, so the
+    strongest of them stands for all from then on. Samples are clamped to -1 to 1, NaN and infinity become zero.
+    """
+
+    def __init__(self, name: str, stats: SourceStats) -> None:
+        self._name = name
+        self._stats = stats
+        self._rate = 0.0
+        self._channels = 0
+        self._resampler: soxr.ResampleStream | None = None
+
+    def feed(self, block: NDArray[np.float32], rate: float) -> Samples:
+        """`block` of shape (frames, channels) as mono samples; the resampler keeps back a few milliseconds."""
+        kept = np.zeros(0, np.float32)
+        if (rate, block.shape[1]) != (self._rate, self._channels):
+            kept = self.flush()
+            self._rate, self._channels = rate, block.shape[1]
+            self._resampler = (
+                None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
+            )
+            self._heard = np.zeros(block.shape[1], dtype=bool)
+            self._power = np.zeros(block.shape[1] + 1)  # of each channel and of their mean, half-life one second
+            self._only: int | None = None
+        mono = self._mix(self._clean(block))
+        if self._resampler is not None:
+            mono = self._resampler.resample_chunk(mono)
+        return np.concatenate((kept, mono)) if len(kept) else mono
+
+    def flush(self) -> Samples:
+        """What the resampler kept back; the next `feed` starts afresh."""
+        self._rate = 0.0
+        if self._resampler is None:
+            return np.zeros(0, np.float32)
+        rest: Samples = self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+        self._resampler = None
+        return rest
+
+    def _clean(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
+        peak = np.abs(block).max(initial=0.0)
+        if peak < FULL_SCALE:  # False for NaN too
+            return block
+        bad = ~np.isfinite(block)
+        count = int(bad.sum())
+        if count:
+            if not self._stats.bad_samples:
+                log.warning("%s: NaN or infinite samples are heard as silence", self._name)
+            self._stats.bad_samples += count
+            block = np.where(bad, np.float32(0), block)
+        self._stats.clipped_samples += int((np.abs(block) >= FULL_SCALE).sum())
+        return np.clip(block, -1, 1)
+
+    def _mix(self, block: NDArray[np.float32]) -> Samples:
+        if block.shape[1] == 1:
+            return np.ascontiguousarray(block[:, 0])
+        if not self._heard.all():
+            self._heard |= block.any(axis=0)
+        heard = np.flatnonzero(self._heard)
+        if len(heard) == 0:
+            return np.zeros(len(block), np.float32)
+        if self._only is not None:
+            return np.ascontiguousarray(block[:, self._only])
+        mono: Samples = block[:, heard].mean(axis=1, dtype=np.float32)
+        if len(heard) > 1:
+            self._power *= 0.5 ** (len(block) / self._rate)
+            self._power[:-1] += np.einsum("ij,ij->j", block, block)
+            self._power[-1] += mono @ mono
+            if self._power[-1] < CANCELLED * self._power[heard].mean():
+                self._only = int(self._power[:-1].argmax())
+                log.warning("%s: the channels cancel each other; only channel %d is heard", self._name, self._only + 1)
+                return np.ascontiguousarray(block[:, self._only])
+        return mono
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """What the thread of a live source hands over."""
+
+    start: float  # seconds of the source before its first frame, lost audio counted
+    samples: NDArray[np.float32]  # shape (frames, channels)
+    rate: float  # Hz
+    taken: float  # Unix seconds when its last frame was taken
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts."""
+        return len(self.samples) / self.rate
+
+
+class Chunker:
+    """Cuts mono 16 kHz audio into chunks of exactly 40 ms; only the last before an end or a gap is shorter."""
+
+    def __init__(self, room: str, name: str, opened: float | None = None) -> None:
+        """`opened`: Unix seconds of sample 0, by default now."""
+        self._room = room
+        self._name = name
+        self._opened = time.time() if opened is None else opened
+        self._start = 0
+        self._pending = np.zeros(0, np.float32)
+
+    @property
+    def end(self) -> int:
+        """Position after the last sample fed."""
+        return self._start + len(self._pending)
+
+    def feed(self, samples: Samples) -> Iterator[Chunk]:
+        """The chunks that are full."""
+        pending = np.concatenate((self._pending, samples)) if len(self._pending) else samples
+        whole = len(pending) // CHUNK * CHUNK
+        self._pending = pending[whole:]
+        for at in range(0, whole, CHUNK):
+            yield self._cut(pending[at : at + CHUNK])
+
+    def flush(self) -> Iterator[Chunk]:
+        """What is left, if anything."""
+        if len(self._pending):
+            rest, self._pending = self._pending, np.zeros(0, np.float32)
+            yield self._cut(rest)
+
+    def skip_to(self, position: int) -> None:
+        """After `flush`: audio was lost, the next sample is number `position` (never earlier than now)."""
+        self._start = max(self._start, position)
+
+    def align(self, now: float) -> None:
+        """Follow the wall clock: the last sample fed was taken at `now`. A device's clock drifts seconds a day."""
+        opened = now - seconds(self.end)
+        if abs(opened - self._opened) > 2.0:  # the wall clock was set
+            self._opened = opened
+        else:
+            self._opened += 0.005 * (opened - self._opened)
+
+    def _cut(self, samples: Samples) -> Chunk:
+        start = self._start
+        self._start += len(samples)
+        # A copy, so that a chunk kept for long does not hold the whole block it was cut from.
+        return Chunk(self._room, self._name, start, frozen(samples.copy()), self._opened + seconds(start))
+
+
+class Splicer:
+    """Blocks of a live source to chunks: a gap between blocks closes the chunk and shows as a jump in `Chunk.start`."""
+
+    def __init__(self, room: str, name: str, stats: SourceStats) -> None:
+        self._room = room
+        self._name = name
+        self._stats = stats
+        self._converter = Converter(name, stats)
+        self._chunker: Chunker | None = None
+        self._expected = 0.0
+
+    def feed(self, block: Block) -> Iterator[Chunk]:
+        """The chunks that are full."""
+        if self._chunker is None:
+            self._chunker = Chunker(self._room, self._name, block.taken - block.seconds)
+        lost = block.start - self._expected
+        if lost > GAP:
+            yield from self.flush()
+            self._chunker.skip_to(round(block.start * SAMPLE_RATE))
+            self._stats.lost_seconds += lost
+        self._expected = block.start + block.seconds
+        yield from self._chunker.feed(self._converter.feed(block.samples, block.rate))
+        self._chunker.align(block.taken)
+
+    def flush(self) -> Iterator[Chunk]:
+        """What is left."""
+        if self._chunker is not None:
+            yield from self._chunker.feed(self._converter.flush())
+            yield from self._chunker.flush()

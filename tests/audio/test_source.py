@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from assistant.audio.source import CHUNK, Block, Chunker, Converter, SourceStats, Splicer
+from assistant.events import SAMPLE_RATE
+
+
+def tone(rate: float, seconds: float = 1.0, frequency: float = 440.0, amplitude: float = 0.5) -> np.ndarray:
+    return (amplitude * np.sin(2 * np.pi * frequency * np.arange(round(rate * seconds)) / rate)).astype(np.float32)
+
+
+def convert(block: np.ndarray, rate: float, pieces: int = 1, stats: SourceStats | None = None) -> np.ndarray:
+    converter = Converter("test", stats or SourceStats())
+    fed = [converter.feed(piece, rate) for piece in np.array_split(block, pieces)]
+    return np.concatenate([*fed, converter.flush()])
+
+
+class TestConverter:
+    @pytest.mark.parametrize("rate", [8000, 11025, 22050, 32000, 44100, 48000, 96000])
+    def test_any_rate_keeps_length_and_tone(self, rate):
+        heard = convert(tone(rate)[:, None], rate, pieces=7)
+        assert abs(len(heard) - SAMPLE_RATE) <= 1
+        expected = tone(SAMPLE_RATE)[: len(heard)]
+        assert np.abs(heard - expected)[400:-400].max() < 0.01
+
+    def test_pieces_equal_the_whole(self):
+        block = np.stack([tone(44100), tone(44100, frequency=1000)], axis=1)
+        assert np.allclose(convert(block, 44100, 50), convert(block, 44100), atol=1e-6)
+
+    def test_16_khz_mono_is_untouched(self):
+        assert np.array_equal(convert(tone(16000)[:, None], 16000), tone(16000))
+
+    def test_channels_are_averaged(self):
+        block = np.stack([tone(16000), np.full(16000, 0.25, np.float32)], axis=1)
+        assert np.allclose(convert(block, 16000), (tone(16000) + 0.25) / 2, atol=1e-6)
+
+    def test_a_silent_channel_does_not_halve_the_other(self):
+        block = np.stack([np.zeros(16000, np.float32), tone(16000)], axis=1)
+        assert np.allclose(convert(block, 16000, 25), tone(16000), atol=1e-6)
+
+    def test_anti_phase_is_heard(self, caplog):
+        block = np.stack([tone(16000), -tone(16000)], axis=1)
+        heard = convert(block, 16000, 25)
+        assert np.allclose(np.abs(heard), np.abs(tone(16000)), atol=1e-6)
+        assert "cancel each other; only channel 1" in caplog.text
+
+    def test_wide_stereo_is_still_averaged(self):
+        noise = np.random.default_rng(1).normal(size=(48000, 2)).astype(np.float32) * 0.1
+        assert np.allclose(convert(noise, 16000, 75), noise.mean(axis=1), atol=1e-6)
+
+    def test_all_silence_is_silence(self):
+        assert not convert(np.zeros((16000, 2), np.float32), 16000, 25).any()
+
+    def test_bad_samples_are_zeroed_counted_and_told_once(self, caplog):
+        block = tone(16000)[:, None].copy()
+        block[[5, 700, 9000]] = [[np.nan], [np.inf], [-np.inf]]
+        stats = SourceStats()
+        heard = convert(block, 16000, 10, stats)
+        assert stats.bad_samples == 3
+        assert np.isfinite(heard).all()
+        assert heard[5] == heard[700] == 0
+        assert len(caplog.records) == 1
+
+    def test_clipping_is_counted_and_clamped(self):
+        stats = SourceStats()
+        heard = convert(tone(16000, amplitude=4.0)[:, None], 16000, 10, stats)
+        assert stats.clipped_samples > 8000
+        assert np.abs(heard).max() == 1.0
+
+    def test_rate_and_channels_may_change(self):
+        converter = Converter("test", SourceStats())
+        fed = [converter.feed(tone(48000)[:, None], 48000), converter.feed(tone(44100)[:, None].repeat(2, 1), 44100)]
+        assert abs(len(np.concatenate([*fed, converter.flush()])) - 32000) <= 2
+
+
+class TestChunker:
+    def test_exact_chunks_without_loss(self):
+        chunker = Chunker("room", "name", 100.0)
+        audio = tone(16000, 1.01)
+        chunks = [chunk for piece in np.array_split(audio, 33) for chunk in chunker.feed(piece)]
+        chunks += chunker.flush()
+        assert [len(chunk.samples) for chunk in chunks] == [CHUNK] * 25 + [160]
+        assert [chunk.start for chunk in chunks] == [CHUNK * n for n in range(26)]
+        assert np.array_equal(np.concatenate([chunk.samples for chunk in chunks]), audio)
+        assert chunks[25].time == pytest.approx(101.0)
+        assert (chunks[0].room, chunks[0].source) == ("room", "name")
+
+    def test_chunks_are_read_only_and_own_their_samples(self):
+        (chunk,) = Chunker("room", "name").feed(tone(16000)[:CHUNK])
+        with pytest.raises(ValueError, match="read-only"):
+            chunk.samples[0] = 1
+        assert chunk.samples.base is None
+
+    def test_the_clock_is_followed(self):
+        chunker = Chunker("room", "name", 0.0)
+        for second in range(3600):  # a device 100 ppm too slow
+            for _ in chunker.feed(tone(16000)):
+                pass
+            chunker.align((second + 1) * 1.0001)
+        (chunk,) = chunker.feed(tone(16000)[:CHUNK])
+        assert chunk.time == pytest.approx(3600.36, abs=0.05)
+        chunker.align(10_000.0)  # the wall clock was set
+        (chunk,) = chunker.feed(tone(16000)[:CHUNK])
+        assert chunk.time == pytest.approx(10_000.0)
+
+
+class TestSplicer:
+    def test_lost_audio_is_a_jump(self):
+        stats = SourceStats()
+        splicer = Splicer("room", "name", stats)
+        block = tone(48000, 0.05)[:, None]
+        starts = [0.0, 0.05, 0.6, 0.65]
+        chunks = [chunk for at in starts for chunk in splicer.feed(Block(at, block, 48000.0, 1000 + at + 0.05))]
+        chunks += splicer.flush()
+        assert stats.lost_seconds == pytest.approx(0.5)
+        jumps = [(one.end, two.start) for one, two in pairwise(chunks) if one.end != two.start]
+        assert jumps == [(1600, 9600)]
+        assert chunks[-1].end == 11200
+        assert chunks[-1].time == pytest.approx(1000 + chunks[-1].start / 16000, abs=0.01)
+
+    def test_no_gap_no_jump_for_hours(self):
+        stats = SourceStats()
+        splicer = Splicer("room", "name", stats)
+        at, end = 0.0, 0
+        block = np.zeros((4410, 1), np.float32)
+        for n in range(20_000):
+            at = n * 4410 / 44100
+            for chunk in splicer.feed(Block(at, block, 44100.0, at)):
+                assert chunk.start == end
+                end = chunk.end
+        assert stats.lost_seconds == 0
