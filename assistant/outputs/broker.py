@@ -52,16 +52,13 @@ async def embedded_broker(host: str = "127.0.0.1", port: int = 1883) -> AsyncIte
     await broker.start()
     connections: set[asyncio.Task[None]] = set()
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - asyncio runs this callback as a task
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # a task of our own: asyncio logs an error for each of its own that is cancelled
+        task = asyncio.create_task(_serve_client(broker, reader, writer))
         connections.add(task)
-        try:
-            await _serve_client(broker, reader, writer)
-        finally:
-            connections.discard(task)
+        task.add_done_callback(connections.discard)
 
-    server = await asyncio.start_server(serve, sock=listener)
+    server = await asyncio.start_server(accept, sock=listener)
     bound: int = listener.getsockname()[1]
     log.info("embedded broker: listening on %s:%d (MQTT 3.1.1)", host, bound)
     try:

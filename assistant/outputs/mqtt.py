@@ -253,6 +253,8 @@ class Mqtt:
         await self._settle(link)
         if self._homeassistant.discovery:
             await self._discover(link)
+        if self._swept:  # before that it still says what an earlier run announced
+            await self._send_all(link, [self._retained(self._announced_topic, self._announcement())])
         await self._send_all(link, [self._house.status(self._clock())])
         self.connected.set()
 
@@ -345,8 +347,8 @@ class Mqtt:
             self._swept = True
         while True:
             await self._birth.wait()
-            self._birth.clear()
             await asyncio.sleep(self._birth_wait())
+            self._birth.clear()
             log.info("MQTT: Home Assistant has started, announcing again")
             await self._announce(link)
 
@@ -356,23 +358,27 @@ class Mqtt:
         What was announced is remembered in a retained topic of our own, so that a broker shared with another
         installation, or with other software, is never cleaned of what is not ours.
         """
-        topic = f"{self.settings.base_topic}/announced/{self.home.install}"
         self._announced = asyncio.get_running_loop().create_future()
-        link.subscribe(topic)
+        link.subscribe(self._announced_topic)
         try:
             async with asyncio.timeout(ANNOUNCED_TIMEOUT):
                 before = _announced_before(await self._announced)
         except TimeoutError:
             before = {}
-        link.unsubscribe(topic)
-        now = {
+        link.unsubscribe(self._announced_topic)
+        await self._remove(link, before, self._announcement())
+        await self._send_all(link, [self._retained(self._announced_topic, self._announcement())])
+
+    @property
+    def _announced_topic(self) -> str:
+        return f"{self.settings.base_topic}/announced/{self.home.install}"
+
+    def _announcement(self) -> dict[str, Any]:
+        """What this run announces, for the one that comes after it."""
+        return {
             "prefix": self._homeassistant.prefix if self._homeassistant.discovery else None,
             "rooms": {room.id: [sound.event_type for sound in self.home.sounds] for room in self.home.rooms},
         }
-        if before == now:
-            return
-        await self._remove(link, before, now)
-        await self._send_all(link, [self._retained(topic, now)])
 
     async def _remove(self, link: Link, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         rooms: Mapping[str, list[str]] = before.get("rooms", {})

@@ -168,16 +168,18 @@ class Link:
 
     async def open(self) -> None:
         """Connect and log in. Raises `LinkError`, or `ProtocolRefusedError` when another version may do better."""
+        reached = False
         try:
             self._configure()
             async with asyncio.timeout(OPEN_TIMEOUT):
                 await self._connect_in_thread()
+            reached = True
             self._client.loop_start()
             async with asyncio.timeout(CONNACK_TIMEOUT):
                 await asyncio.wait((self._answered, self._lost), return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
             self.abandon()
-            raise self._no_answer() from None
+            raise self._no_answer(reached=reached) from None
         except (OSError, ValueError) as error:
             self.abandon()
             raise LinkError(_explain(error, self.settings)) from error
@@ -194,6 +196,8 @@ class Link:
 
     def send(self, message: Message) -> None:
         """Hand one message over. Raises ValueError or TypeError for one that MQTT or JSON cannot carry."""
+        if not message.topic or "\0" in message.topic:
+            raise ValueError("the topic is empty or holds a NUL")
         payload = message.encoded()
         if self._largest is not None and len(payload) + len(message.topic.encode()) + ROOM_FOR_HEADER > self._largest:
             raise ValueError(f"{len(payload)} bytes are more than the broker takes ({self._largest})")
@@ -330,8 +334,8 @@ class Link:
             )
         raise LinkError(f"{address} refuses the connection: {name}")
 
-    def _no_answer(self) -> LinkError:
-        if self._client.socket() is not None:
+    def _no_answer(self, *, reached: bool) -> LinkError:
+        if reached:
             return ProtocolRefusedError(
                 f"{self.settings.address} accepts connections but does not answer within {CONNACK_TIMEOUT:.0f} s:"
                 " is it an MQTT broker?"
@@ -424,11 +428,23 @@ def _password(settings: MqttSettings) -> str | None:
     return None if settings.password is None else settings.password.get_secret_value()
 
 
+class _ClosingSocket(ssl.SSLSocket):
+    """Closes itself when the handshake fails; paho would leave it to the garbage collector."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
+
+
 def _tls_context(tls: TlsSettings) -> ssl.SSLContext:
     for file in (tls.ca, tls.cert, tls.key):
         if file is not None:
             file.open("rb").close()  # the ssl module does not say which file it misses
     context = ssl.create_default_context(cafile=None if tls.ca is None else str(tls.ca))
+    context.sslsocket_class = _ClosingSocket
     if tls.insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

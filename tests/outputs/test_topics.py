@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from assistant.events import Event, HealthMeasured, LevelMeasured, Presence, Publish, RoomChanged, State
+from assistant.outputs.topics import Home, House, Message, Room, SoundType
+
+HOME = Home(
+    install="7f3a",
+    version="0.0.1",
+    rooms=(Room("kitchen", "Kitchen"), Room("hall", "Hall")),
+    sounds=(SoundType("smoke_alarm", "Smoke alarm", alert=True), SoundType("doorbell", "Doorbell")),
+)
+
+
+def sound(event_type: str = "smoke_alarm", state: State = State.STARTED, **fields: object) -> Event:
+    known = {"id": "A", "room": "kitchen", "source": "mic", "label": "Smoke detector, smoke alarm", "score": 0.9}
+    return Event(kind="sound", state=state, event_type=event_type, **{**known, **fields})  # type: ignore[arg-type]
+
+
+def speech(**fields: object) -> Event:
+    known = {
+        "id": "S",
+        "room": "kitchen",
+        "source": "mic",
+        "label": "Speech",
+        "score": 0.8,
+        "text": "turn on the light",
+    }
+    return Event(kind="speech", state=State.HEARD, event_type="speech", **{**known, **fields})  # type: ignore[arg-type]
+
+
+def topics(messages: list[Message]) -> list[str]:
+    return [message.topic for message in messages]
+
+
+def state_of(house: House, topic: str) -> str:
+    (message,) = [message for message in house.states(0.0) if message.topic == topic]
+    assert isinstance(message.payload, str)
+    return message.payload
+
+
+def test_every_state_is_known_from_the_start():
+    states = {message.topic: message.payload for message in House(HOME, "kikimimi").states(1.0)}
+
+    assert states == {
+        "kikimimi/kitchen/status": "offline",
+        "kikimimi/kitchen/sound/smoke_alarm/state": "OFF",
+        "kikimimi/kitchen/sound/doorbell/state": "OFF",
+        "kikimimi/hall/status": "offline",
+        "kikimimi/hall/sound/smoke_alarm/state": "OFF",
+        "kikimimi/hall/sound/doorbell/state": "OFF",
+        "kikimimi/alert/state": "OFF",
+    }
+
+
+def test_a_started_sound_sets_its_states_before_it_is_told():
+    messages = House(HOME, "kikimimi").messages(sound(), 1.0)
+
+    assert topics(messages) == [
+        "kikimimi/kitchen/sound/smoke_alarm/state",
+        "kikimimi/kitchen/sound/smoke_alarm/attributes",
+        "kikimimi/alert/state",
+        "kikimimi/kitchen/last/sound",
+        "kikimimi/kitchen/event",
+        "kikimimi/kitchen/trigger",
+    ]
+    assert [message.retain for message in messages] == [True, True, True, True, False, False]
+    assert all(message.qos == 1 for message in messages)
+    assert messages[0].payload == messages[2].payload == "ON"
+    assert messages[5].payload == "smoke_alarm"
+
+
+def test_a_doorbell_rings_once():
+    house = House(HOME, "kikimimi")
+    rung = [message for message in house.messages(sound("doorbell"), 1.0) if message.topic.endswith("doorbell/event")]
+    ended = house.messages(sound("doorbell", State.ENDED), 2.0)
+
+    assert [message.payload for message in rung] == [{"event_type": "ring", "id": "A"}]
+    assert "kikimimi/kitchen/doorbell/event" not in topics(ended)
+    assert "kikimimi/kitchen/trigger" not in topics(ended)
+
+
+def test_overlapping_sounds_of_a_type_are_on_until_the_last_ends():
+    house = House(HOME, "kikimimi")
+    topic = "kikimimi/kitchen/sound/smoke_alarm/state"
+    house.messages(sound(id="A"), 1.0)
+    house.messages(sound(id="B"), 2.0)
+
+    house.messages(sound(id="A", state=State.ENDED), 3.0)
+    assert state_of(house, topic) == "ON"
+    assert topics(house.repeats(4.0)) == [topic]
+
+    house.messages(sound(id="B", state=State.ENDED), 5.0)
+    assert state_of(house, topic) == "OFF"
+    assert house.repeats(6.0) == []
+
+
+def test_the_alert_lasts_while_any_room_has_one():
+    house = House(HOME, "kikimimi")
+    house.messages(sound(id="A"), 1.0)
+    house.messages(sound(id="B", room="hall"), 2.0)
+    house.messages(sound(id="A", state=State.ENDED), 3.0)
+    assert state_of(house, "kikimimi/alert/state") == "ON"
+
+    house.messages(sound(id="B", room="hall", state=State.ENDED), 4.0)
+    assert state_of(house, "kikimimi/alert/state") == "OFF"
+
+
+def test_a_doorbell_is_no_alert():
+    house = House(HOME, "kikimimi")
+    house.messages(sound("doorbell"), 1.0)
+
+    assert state_of(house, "kikimimi/alert/state") == "OFF"
+
+
+def test_other_has_an_event_but_no_state_and_no_trigger():
+    messages = House(HOME, "kikimimi").messages(sound("other"), 1.0)
+
+    assert topics(messages) == ["kikimimi/kitchen/last/sound", "kikimimi/kitchen/event"]
+
+
+def test_a_room_that_goes_silent_ends_its_sounds():
+    house = House(HOME, "kikimimi")
+    house.messages(sound(id="A"), 1.0)
+    house.messages(sound(id="B", room="hall"), 1.0)
+    messages = house.messages(RoomChanged("kitchen", Presence.OFFLINE), 2.0)
+
+    assert [(message.topic, message.payload) for message in messages] == [
+        ("kikimimi/kitchen/status", "offline"),
+        ("kikimimi/kitchen/sound/smoke_alarm/state", "OFF"),
+        ("kikimimi/alert/state", "ON"),
+    ]
+    assert state_of(house, "kikimimi/hall/sound/smoke_alarm/state") == "ON"
+
+
+def test_after_close_nothing_switches_on_but_events_are_told():
+    house = House(HOME, "kikimimi")
+    house.messages(RoomChanged("kitchen", Presence.ONLINE), 1.0)
+    house.messages(sound(id="A"), 1.0)
+    goodbye = {message.topic: message.payload for message in house.close(2.0)}
+
+    assert goodbye["kikimimi/status"] == goodbye["kikimimi/kitchen/status"] == "offline"
+    assert goodbye["kikimimi/kitchen/sound/smoke_alarm/state"] == goodbye["kikimimi/alert/state"] == "OFF"
+
+    after = house.messages(sound(id="B"), 3.0)
+    assert "kikimimi/kitchen/event" in topics(after)
+    assert state_of(house, "kikimimi/kitchen/sound/smoke_alarm/state") == "OFF"
+    assert house.messages(RoomChanged("kitchen", Presence.ONLINE), 4.0)[0].payload == "offline"
+
+
+def test_a_message_older_than_a_minute_is_late_and_its_trigger_worthless():
+    messages = {message.topic: message for message in House(HOME, "kikimimi").messages(sound(), 100.0)}
+    event, trigger = messages["kikimimi/kitchen/event"], messages["kikimimi/kitchen/trigger"]
+
+    assert event.due(160.0) is event
+    late = event.due(160.5)
+    assert late is not None
+    assert json.loads(late.encoded())["late"] is True
+    assert trigger.due(160.0) is trigger
+    assert trigger.due(160.5) is None
+
+
+def test_a_late_event_triggers_nothing():
+    messages = House(HOME, "kikimimi").messages(sound("doorbell", late=True), 1.0)
+
+    assert "kikimimi/kitchen/event" in topics(messages)
+    assert "kikimimi/kitchen/trigger" not in topics(messages)
+    assert "kikimimi/kitchen/doorbell/event" not in topics(messages)
+
+
+def test_without_transcripts_no_text_leaves_even_if_it_was_not_redacted():
+    messages = House(HOME, "kikimimi").messages(speech(caption="a person asks for light"), 1.0)
+
+    assert topics(messages) == ["kikimimi/kitchen/last/speech", "kikimimi/kitchen/event"]
+    for message in messages:
+        assert b"light" not in message.encoded()
+
+
+def test_with_transcripts_speech_has_a_topic_of_its_own():
+    house = House(replace(HOME, transcripts=True), "kikimimi")
+    messages = {message.topic: message for message in house.messages(speech(text="あ" * 300), 1.0)}
+
+    assert len(json.loads(messages["kikimimi/kitchen/last/speech"].encoded())["text"]) == 255
+    assert len(json.loads(messages["kikimimi/kitchen/transcript"].encoded())["text"]) == 300
+    assert not messages["kikimimi/kitchen/transcript"].retain
+
+
+def levels(*told: tuple[float, float]) -> list[float]:
+    """Which of (time, dBFS) are published."""
+    house = House(HOME, "kikimimi")
+    return [time for time, dbfs in told if house.messages(LevelMeasured("kitchen", dbfs, -60.0, dbfs + 5), time)]
+
+
+def test_levels_are_rare_unless_they_move():
+    assert levels((0, -50), (1, -40), (2, -50), (5, -50.5), (9, -48), (10, -51.5), (12, -48), (13, -60), (14, -60)) == [
+        0,
+        10,
+        12,
+        14,
+    ]
+
+
+def test_a_steady_level_is_repeated_each_half_minute():
+    assert levels(*[(float(second), -50.0) for second in range(70)]) == [0.0, 30.0, 60.0]
+
+
+def test_digital_silence_is_a_number_that_json_knows():
+    house = House(HOME, "kikimimi")
+    (message,) = house.messages(LevelMeasured("kitchen", float("-inf"), -60.04, float("nan")), 0.0)
+
+    assert json.loads(message.encoded()) == {"dbfs": -120.0, "floor": -60.0, "peak": -120.0}
+    assert message.qos == 0
+    assert not message.retain
+
+
+def test_health_is_retained_and_its_unknown_figures_are_null():
+    (message,) = House(HOME, "kikimimi").messages(HealthMeasured({"cpu_percent": 3.1, "lag_ms_p95": float("nan")}), 0.0)
+
+    assert message.topic == "kikimimi/health"
+    assert message.retain
+    assert json.loads(message.encoded()) == {"cpu_percent": 3.1, "lag_ms_p95": None}
+
+
+def test_a_rule_publishes_what_it_says():
+    (message,) = House(HOME, "kikimimi").messages(
+        Publish("zigbee/lamp/set", "on", qos=0, retain=True, rule="lamp"), 0.0
+    )
+
+    assert (message.topic, message.payload, message.qos, message.retain) == ("zigbee/lamp/set", "on", 0, True)
+    assert not message.state
+
+
+def test_a_source_cannot_smuggle_a_wildcard_into_a_topic():
+    messages = House(HOME, "kikimimi").messages(sound("other", room="a/b#+"), 0.0)
+
+    assert "kikimimi/a_b__/event" in topics(messages)
