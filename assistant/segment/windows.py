@@ -1,0 +1,118 @@
+"""Which audio a tagger sees: windows of its fixed length, cut while the gate is open.
+
+The first window of a sound is cut as soon as it holds enough of it, the rest are spaced evenly; what a window lacks
+comes from the audio before the sound, and in a clip shorter than a window from repeating the clip. Never zeros: they
+make YAMNet say "Silence". Quiet sounds are lifted, because the model's log-mel has a floor, but never so far that the
+room's own noise becomes loud. While nothing is active a window is cut now and then, so that the tracker learns what the
+room sounds like to the tagger when nothing happens.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+from pydantic import Field
+
+from assistant.events import SAMPLE_RATE, Chunk, Samples, Window, frozen
+from assistant.segment.activity import FRAME, SILENCE_DBFS, Frame, dbfs
+from assistant.settings import Settings
+
+WINDOW = 15_600  # samples: what YAMNet takes
+
+
+class WindowSettings(Settings):
+    """How densely active audio is tagged."""
+
+    first: float = Field(default=0.48, ge=0.1, le=0.96, description="seconds of a sound in its first window")
+    hop: float = Field(default=0.24, ge=0.06, le=0.48, description="seconds from one window to the next")
+    trail: float = Field(default=0.24, ge=0.0, le=0.96, description="seconds tagged after the gate closed")
+    probe: float = Field(default=4.0, ge=1.0, description="seconds between windows of the background while it is quiet")
+    level_dbfs: float = Field(default=-25.0, ge=-60.0, le=0.0, description="level that quieter sounds are lifted to")
+    noise_dbfs: float = Field(default=-40.0, ge=-80.0, le=0.0, description="level the noise floor is not lifted above")
+
+
+class Windows:
+    """The cutter of one stream. Pure: feeding pieces gives the windows of feeding the whole.
+
+    Feed each chunk together with the frames that `Activity.feed` made of it. A window of the background has its onset
+    at its end: nothing of it was active. `samples` are lifted; `level_dbfs` and `floor_dbfs` are those of the room.
+    """
+
+    def __init__(self, settings: WindowSettings | None = None) -> None:
+        self._settings = s = settings or WindowSettings()
+        self._probe = round(s.probe * SAMPLE_RATE)
+        self._first, self._hop, self._trail = (round(x * SAMPLE_RATE) for x in (s.first, s.hop, s.trail))
+        self._ring: Samples = np.zeros(0, np.float32)  # audio without a gap up to `_end`
+        self._end = 0  # position after the last sample of the ring
+        self._frames: deque[Frame] = deque(maxlen=WINDOW // FRAME + 1)
+        self._onset: int | None = None  # where the activity began; None between activities
+        self._due = 0  # position at which the next window may end
+        self._cut_at = 0  # where the last window ended
+        self._closes_at = 0  # where the activity is over unless the gate opens again
+
+    @property
+    def active_since(self) -> int | None:
+        """Onset of the running activity in samples; None when nothing can be heard."""
+        return self._onset
+
+    def feed(self, chunk: Chunk, frames: list[Frame]) -> list[Window]:
+        """The windows that `chunk` completes; `frames` are those that the gate made of the same chunk."""
+        windows: list[Window] = []
+        if chunk.start != self._end:  # audio was lost, or this is the first: what was open ends here
+            windows += self.end()
+            self._ring = self._ring[:0]
+            self._frames.clear()
+        self._ring = np.concatenate((self._ring, chunk.samples))
+        self._end = chunk.end
+        for frame in frames:
+            windows += self._step(frame)
+        self._ring = self._ring[-(WINDOW + FRAME) :]
+        return windows
+
+    def end(self) -> list[Window]:
+        """The last window of a running activity when the source ends. The next audio begins a new activity."""
+        windows = []
+        if self._onset is not None and self._end > self._cut_at:
+            windows.append(self._cut(self._onset, self._end))
+        self._onset = None
+        return windows
+
+    def _step(self, frame: Frame) -> list[Window]:
+        self._frames.append(frame)
+        end = frame.start + FRAME
+        if frame.active:
+            if self._onset is None:
+                self._onset = frame.start
+                self._due = frame.start + self._first
+            self._closes_at = end + self._trail
+        whole = end - (self._end - len(self._ring)) >= WINDOW
+        if self._onset is None:
+            probe = whole and end - max(self._cut_at, self._closes_at) >= self._probe and frame.dbfs > SILENCE_DBFS
+            return [self._cut(end, end)] if probe else []
+        windows = []
+        if end >= self._due and whole:
+            windows.append(self._cut(self._onset, end))
+            self._due += self._hop * max(1, -((self._due - end) // self._hop))
+        if end >= self._closes_at:
+            self._onset = None
+        return windows
+
+    def _cut(self, onset: int, end: int) -> Window:
+        self._cut_at = end
+        last = len(self._ring) - (self._end - end)
+        samples = self._ring[max(0, last - WINDOW) : last]
+        length = len(samples)
+        if length < WINDOW:
+            samples = np.resize(samples, WINDOW)
+        inside = [f for f in self._frames if f.active and end - length <= f.start < end]
+        power = sum(10.0 ** (f.dbfs / 10.0) for f in inside)
+        level = 10.0 * float(np.log10(power / len(inside))) if inside else dbfs(samples)
+        floor = self._frames[-1].floor_dbfs if self._frames else SILENCE_DBFS
+        return Window(end - length, end, frozen(self._lifted(samples, level, floor)), onset, level, floor)
+
+    def _lifted(self, samples: Samples, level: float, floor: float) -> Samples:
+        """A copy, louder by as much as its level and the noise floor allow."""
+        gain_db = max(0.0, min(self._settings.level_dbfs - level, self._settings.noise_dbfs - floor))
+        lifted: Samples = np.clip(samples * np.float32(10.0 ** (gain_db / 20.0)), -1.0, 1.0)
+        return lifted
