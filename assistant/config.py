@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, StringConstraints, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError
 
 from assistant.errors import AssistantError, ConfigurationError
 from assistant.models.store import StoreSettings
+from assistant.models.whisper import WhisperSettings
 from assistant.outputs.homeassistant import HomeAssistantSettings
 from assistant.outputs.mqtt_client import MqttSettings
 from assistant.rules import RuleList
@@ -74,7 +75,13 @@ def _profile(name: str) -> str:
     return name
 
 
-LanguageCode = Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}$")]
+def _language(code: str) -> str:
+    if not re.fullmatch(r"[a-z]{2,3}", code):
+        raise ValueError(f'"{code}" is not a language code; write ISO 639-1, for example en or ja')
+    return code
+
+
+LanguageCode = Annotated[str, AfterValidator(_language)]
 RoomId = Annotated[str, AfterValidator(_room_id)]
 
 
@@ -109,14 +116,10 @@ class Sounds(SoundSettings):
     windows: WindowSettings = WindowSettings()
 
 
-class Speech(Settings):
+class Speech(WhisperSettings):
     """How speech is heard: the recogniser's settings and, below them, those that cut utterances."""
 
     enabled: bool = Field(default=True, description="false: only sounds, no recogniser is loaded")
-    model: str = Field(default="base", min_length=1, description="base, tiny.en or a folder with model.bin")
-    languages: tuple[LanguageCode, ...] | None = Field(
-        default=None, min_length=1, description="languages of the household; any if left out"
-    )
     utterances: SpeechSettings = SpeechSettings()
 
 
@@ -158,6 +161,16 @@ class Config(Settings):
     def file(self) -> Path | None:
         """The file it was read from; None: there is none, everything has its default."""
         return self._file
+
+    @property
+    def house_words(self) -> tuple[str, ...]:
+        """The house's own words, for recognition to spell: those of `speech.words`, rooms, areas and devices."""
+        words = list(self.speech.words)
+        for identity, room in self.rooms.items():
+            words += [room.name or identity, room.area or ""]
+        for device in self.devices:
+            words += [device.name, *device.aliases, device.area or ""]
+        return tuple(dict.fromkeys(word for word in words if word))
 
     def place(self, *location: str | int) -> str:
         """`FILE:LINE: ` of a key, or as near as is known, for a message; empty without a file."""
@@ -374,7 +387,7 @@ class _Document:
 
 
 def _first_causes(error: ValidationError) -> list[Mapping[str, Any]]:
-    """Pydantic's errors without those that only follow from another: a list is not empty because its items are wrong."""
+    """Pydantic's errors without those that only follow from another: wrong items do not make a list empty."""
     every = error.errors(include_url=False)
     return [
         details
@@ -417,7 +430,7 @@ def _explain(details: Mapping[str, Any], location: Location, written: str | None
         return message.removeprefix("Value error, ")
     if kind in _PLAIN_WORDS:
         return _PLAIN_WORDS[kind].replace("{shown}", shown)
-    return f"{message.replace('Input should', 'should').replace('Value should', 'should')}{shown}"
+    return re.sub(r"^(Input|Value|String) should", "should", message) + shown
 
 
 def _quoted(written: str, location: Location) -> str:

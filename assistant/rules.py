@@ -437,7 +437,7 @@ class _Watch:
     name: str
     rule: Rule
     hours: Hours
-    since: float  # last time that the sound was there, for `absent`
+    since: float = 0.0  # last time that the sound was there, for `absent`
     quiet_until: float = float("-inf")
     told: bool = False  # `absent` fired; waits for the sound to come back
     open: dict[str, _Open] = with_default(default_factory=dict)
@@ -543,21 +543,23 @@ class Rules:
         self,
         rules: Sequence[Rule],
         *,
-        now: float,
         transcripts: bool = False,
         rooms: Mapping[str, str] | None = None,
         timezone: tzinfo | None = None,
     ) -> None:
-        """`rooms` are names by id; `transcripts` lets templates see what was said; `timezone` None is the daemon's."""
+        """`rooms` are names by id; `transcripts` lets templates see what was said; `timezone` None is the daemon's.
+
+        The clock of `absent` starts with the first call of `feed`, `tick` or `presence`.
+        """
         self.fired: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()  # templates that did not render
         self.refused: Counter[str] = Counter()  # topics that no broker takes
         self._transcripts = transcripts
         self._rooms = dict(rooms or {})
         self._timezone = timezone
-        self._now = now
+        self._now: float | None = None
         self._watches = [
-            _Watch(name, rule, Hours(rule.when.between, rule.when.days, timezone), since=now)
+            _Watch(name, rule, Hours(rule.when.between, rule.when.days, timezone))
             for name, rule in zip(names_of(rules), rules, strict=True)
         ]
         self._templates: dict[str, list[tuple[Template, Template | None]]] = {
@@ -574,19 +576,28 @@ class Rules:
 
     def tick(self, now: float) -> list[Action]:
         """The actions that are due because time passed."""
-        if now < self._now:
-            for watch in self._watches:
+        self._set(now)
+        return [action for watch in self._watches for action in self._fire(watch, watch.tick(now), now)]
+
+    def _set(self, now: float) -> None:
+        """Take the time; when the clock was set back, what is remembered goes with it."""
+        for watch in self._watches:
+            if self._now is None:
+                watch.since = now
+            elif now < self._now:
                 watch.shift(now - self._now)
         self._now = now
-        return [action for watch in self._watches for action in self._fire(watch, watch.tick(now), now)]
 
     def presence(self, changed: RoomChanged, now: float) -> None:
         """A room's source came or went: a room that cannot hear proves no absence."""
+        self._set(now)
         for watch in self._watches:
             watch.presence(changed, now)
 
     def next_deadline(self) -> float | None:
         """When `tick` should be called next (Unix seconds), unless an event comes first; None: no need."""
+        if self._now is None:
+            return None
         due = [moment for watch in self._watches if (moment := watch.deadline(self._now)) is not None]
         return min(due, default=None)
 
@@ -626,16 +637,9 @@ class Rules:
 
     def _values(self, watch: _Watch, firing: _Firing, now: float) -> dict[str, Any]:
         """What a template sees."""
-        when = watch.rule.when
-        if firing.event is not None:
-            event = visible(firing.event, transcripts=self._transcripts)
-        else:
-            event = dict.fromkeys(Event.__dataclass_fields__)
-            event["kind"] = "speech" if when.is_speech else "sound"
-            event["state"] = "absent"
-            event["room"] = when.room[0] if when.room and len(when.room) == 1 else None
-            event["event_type"] = when.sound[0] if when.sound and len(when.sound) == 1 else None
-            event["label"] = when.label[0] if when.label and len(when.label) == 1 else None
+        event = (
+            absence(watch.rule.when) if firing.event is None else visible(firing.event, transcripts=self._transcripts)
+        )
         local = datetime.fromtimestamp(now, self._timezone)
         return {
             **event,
@@ -659,6 +663,17 @@ def visible(event: Event, *, transcripts: bool) -> dict[str, Any]:
         if isinstance(slots := (event.intent or {}).get("slots"), Mapping):
             values["intent"] = {**(event.intent or {}), "slots": dict.fromkeys(slots)}
     return values
+
+
+def absence(when: When) -> dict[str, Any]:
+    """What templates see as the event when nothing was heard: little but what was waited for."""
+    known = {"room": when.room, "event_type": when.sound, "label": when.label}
+    return {
+        **dict.fromkeys(Event.__dataclass_fields__),
+        **{key: names[0] for key, names in known.items() if names and len(names) == 1 and names[0] != ANY},
+        "kind": "speech" if when.is_speech else "sound",
+        "state": "absent",
+    }
 
 
 def _compile(name: str, action: Do) -> tuple[Template, Template | None]:

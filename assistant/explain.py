@@ -1,0 +1,360 @@
+"""`kikimimi check`: what a configuration means in plain English, and what in it cannot work."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from assistant.config import Config, shipped
+from assistant.errors import AssistantError
+from assistant.events import Event, State, Word
+from assistant.rules import (
+    ANY,
+    FIELDS,
+    PRIVATE_FIELDS,
+    TOPIC_FIELDS,
+    Do,
+    PublishAction,
+    Rule,
+    When,
+    absence,
+    names_of,
+    visible,
+)
+from assistant.templates import Template
+from assistant.tracking import SoundTable, load_table
+
+COMMAND_TOPICS = re.compile(r"(?:ask|say|listening/set|reply/.+|[^/]+/(?:say|test|listening/set|sensitivity/set))")
+PRIVATE_ATTRIBUTE = re.compile(rf"\bevent\s*(?:\.\s*|\[\s*[\"'])({'|'.join(PRIVATE_FIELDS)})\b")
+_DAYS = {DAYS[:5]: "weekdays", DAYS[5:]: "the weekend"}
+SHOWN = 80  # characters of a payload
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `check` prints: the explanation, then the warnings (each names its place in the file)."""
+
+    lines: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def explain(config: Config) -> Report:
+    """Rooms and rules in words, and warnings. Raises `ConfigurationError` for a broken sound table."""
+    table = load_table(config.sounds.table or shipped("sounds.yaml"))
+    lines = [f"Configuration: {config.file or 'none, everything has its default'}", *_rooms(config)]
+    lines.append(f"Broker: {config.mqtt.address if config.mqtt.host else 'none given, the embedded one'}")
+    lines.append(f"Rules: {len(config.rules) or 'none'}")
+    lines += [f"  {name}: {describe(rule)}" for name, rule in zip(names_of(config.rules), config.rules, strict=True)]
+    found = list(_house(config))
+    for index, (name, rule) in enumerate(zip(names_of(config.rules), config.rules, strict=True)):
+        called = f'rule "{name}"' if rule.name else name
+        for key, problem, alone in _never(rule.when, config, table):
+            effect = "can never fire" if alone else "never fires for all of its list"
+            found.append(f"{config.place('rules', index, 'when', *key)}{called} {effect}: {problem}")
+        for place, problem in (*_odd(rule.when), *_actions(name, rule, config)):
+            found.append(f"{config.place('rules', index, *place)}{called}: {problem}")
+    return Report(tuple(lines), tuple(found))
+
+
+# --- in words ---------------------------------------------------------------------------------------------------------
+
+
+def _rooms(config: Config) -> Iterator[str]:
+    if not config.rooms:
+        yield "Rooms: none given, the default microphone is home"
+        return
+    yield f"Rooms: {len(config.rooms)}"
+    for identity, room in config.rooms.items():
+        name = f" ({room.name})" if room.name else ""
+        area = f", area {room.area}" if room.area else ""
+        languages = f", languages {', '.join(room.languages)}" if room.languages else ""
+        source = "the default microphone" if room.source == "default" else room.shown_source
+        yield f"  {identity}{name}: hears {source}{area}{languages}"
+
+
+def describe(rule: Rule) -> str:
+    """A rule as one sentence."""
+    when = rule.when
+    condition = _spoken(when) if when.is_speech else _sounded(when)
+    if when.score is not None:
+        condition += f" with a score of at least {when.score:g}"
+    if when.between is not None:
+        condition += " between {} and {}".format(*str(when.between).split("-"))
+    if when.days:
+        condition += f" on {_DAYS.get(when.days) or _either(when.days)}"
+    actions = ", then ".join(_deed(action) for action in rule.do)
+    pause = f" (not again for {span_of(rule.cooldown)})" if rule.cooldown else ""
+    return f"When {condition}, {actions}{pause}."
+
+
+def _sounded(when: When) -> str:
+    subject = "any sound" if not when.sound or ANY in when.sound else _either(when.sound)
+    if when.label:
+        subject += f" labelled {_either([_shown(label) for label in when.label])}"
+    subject += f" in {_either(when.room)}" if when.room else ""
+    verb = "ends" if when.state is State.ENDED else "starts"
+    return f"{subject} {_how(when, verb, 'is heard')}"
+
+
+def _spoken(when: When) -> str:
+    parts = []
+    if when.speech and ANY not in when.speech:
+        parts.append(_either([_shown(phrase) for phrase in when.speech]))
+    if when.exactly:
+        parts.append(f"exactly {_either([_shown(phrase) for phrase in when.exactly])}")
+    if when.regex:
+        parts.append(f"something like /{when.regex}/")
+    language = f" in the language {_either(when.language)}" if when.language else ""
+    room = f" in {_either(when.room)}" if when.room else ""
+    return f"{' and '.join(parts) or 'anything'} {_how(when, 'is said', 'is said')}{language}{room}"
+
+
+def _how(when: When, verb: str, passive: str) -> str:
+    if when.lasting is not None:
+        return f"lasts {span_of(when.lasting)}"
+    if when.absent is not None:
+        return f"was absent for {span_of(when.absent)}"
+    if when.times is not None and when.within is not None:
+        times = "once" if when.times == 1 else f"{when.times} times"
+        return f"{passive} {times} within {span_of(when.within)}"
+    return verb
+
+
+def _deed(action: Do) -> str:
+    if action.publish is None:
+        return f"log {_shown(action.log or '')}"
+    publish = action.publish
+    retained = ", retained" if publish.retain else ""
+    return f"publish {_shown(publish.payload)} to {publish.topic} (QoS {publish.qos}{retained})"
+
+
+def span_of(seconds: float) -> str:
+    """Seconds as a person writes them: `90 s`, `2 min`, `1 h 30 min`."""
+    if seconds < 120 and seconds % 60:
+        return f"{seconds:g} s"
+    parts = []
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        count, seconds = divmod(seconds, size)
+        if count:
+            parts.append(f"{count:g} {unit}")
+    if seconds:
+        parts.append(f"{seconds:g} s")
+    return " ".join(parts)
+
+
+def _either(items: Sequence[str]) -> str:
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} or {items[-1]}"
+
+
+def _shown(text: str) -> str:
+    line = " ".join(text.split())
+    return f'"{line}"' if len(line) <= SHOWN else f'"{line[:SHOWN]}…"'
+
+
+# --- what cannot work -------------------------------------------------------------------------------------------------
+
+Found = Iterator[tuple[tuple[str | int, ...], str]]  # place below the rule, problem
+Never = Iterator[tuple[tuple[str, ...], str, bool]]  # place below its `when`, problem, whether nothing else is left
+
+
+def _house(config: Config) -> Iterator[str]:
+    """Warnings about anything but rules."""
+    by_source: dict[str, str] = {}
+    for identity, room in config.rooms.items():
+        first = by_source.setdefault(room.source, identity)
+        if first != identity:
+            place = config.place("rooms", identity, "source")
+            yield f"{place}rooms {first} and {identity} hear the same source; give each its own (kikimimi devices)"
+    if config.speech.enabled and config.speech.model.endswith(".en"):
+        for language in config.speech.languages:
+            if language != "en":
+                yield f"{config.place('speech', 'model')}{config.speech.model} knows English only, not {language}"
+
+
+def _near(word: str, known: Sequence[str]) -> str:
+    """`; did you mean …?`, where something is near."""
+    folded = {name.casefold(): name for name in known}
+    near = get_close_matches(word.casefold(), folded, n=3, cutoff=0.6)
+    return f"; did you mean {_either([folded[name] for name in near])}?" if near else ""
+
+
+def _never(when: When, config: Config, table: SoundTable) -> Never:
+    """Why a rule cannot fire, or not for all that it lists."""
+    rooms = list(config.rooms) or ["home"]
+    unknown = [room for room in when.room or () if room not in rooms]
+    for room in unknown:
+        hint = _near(room, rooms) or f"; there is {_either(rooms)}"
+        yield ("room",), f"there is no room {room}{hint}", len(unknown) == len(when.room or ())
+    if when.score is not None and when.score > 1:
+        remedy = f"; did you mean {when.score / 100:g}?" if when.score <= 100 else ""
+        yield ("score",), f"scores go from 0 to 1{remedy}", True
+    if when.between is not None and when.between.start == when.between.end:
+        both = str(when.between).replace("-", " and ")
+        yield ("between",), f"no time lies between {both}; write 00:00-24:00 for all day", True
+    if when.is_speech:
+        yield from _never_spoken(when, config)
+    else:
+        yield from _never_sounded(when, table)
+
+
+def _never_spoken(when: When, config: Config) -> Never:
+    if not config.speech.enabled:
+        yield (), "speech.enabled is false, nothing that is said is recognised", True
+    if when.state not in (None, State.HEARD):
+        yield ("state",), f"speech is heard, never {when.state}; remove state", True
+    if when.lasting is not None:
+        yield ("lasting",), "speech is told when it has ended; lasting is for sounds", True
+    known = _languages(when, config)
+    strange = [language for language in when.language or () if known is not None and language not in known]
+    for language in strange:
+        only = _either(sorted(known or ()))
+        problem = f"{language} is not recognised there, only {only} (speech.languages, speech.model)"
+        yield ("language",), problem, len(strange) == len(when.language or ())
+
+
+def _languages(when: When, config: Config) -> set[str] | None:
+    """The languages that can be recognised in the rule's rooms; None: any."""
+    if config.speech.model.endswith(".en"):
+        return {"en"}
+    rooms = [room for identity, room in config.rooms.items() if not when.room or identity in when.room]
+    spoken = [room.languages or config.speech.languages for room in rooms] or [config.speech.languages]
+    return None if None in spoken else {language for languages in spoken for language in languages or ()}
+
+
+def _never_sounded(when: When, table: SoundTable) -> Never:
+    if when.state is State.HEARD:
+        yield ("state",), "sounds are started and ended; heard is for speech", True
+    if when.state is State.ENDED and when.lasting is not None:
+        yield ("state",), "a sound that has ended does not last; for its length use the field duration", True
+    if when.language:
+        yield ("language",), "sounds have no language; it is for speech", True
+    wanted = [name for name in when.sound or () if name != ANY]
+    problems = [problem for name in wanted if (problem := _unknown_sound(name, table))]
+    for problem in problems:
+        yield ("sound",), problem, len(problems) == len(when.sound or ())
+    types = wanted if wanted and len(wanted) == len(when.sound or ()) else None
+    problems = [problem for label in when.label or () if (problem := _mute_label(label, types, table))]
+    for problem in problems:
+        yield ("label",), problem, len(problems) == len(when.label or ())
+
+
+def _homes(table: SoundTable) -> dict[str, str]:
+    """The event type of each label that makes events."""
+    homes = {label: "other" for family in table.families.values() for label in family.labels}
+    homes |= dict.fromkeys(table.general, "other")
+    return homes | {label: name for name, group in table.groups.items() for label in group.labels}
+
+
+def _unknown_sound(name: str, table: SoundTable) -> str | None:
+    types = [*table.groups, "other"]
+    if name in types:
+        return None
+    if name == "speech":
+        return "speech is not a sound here; write speech: any"
+    home = next((home for label, home in _homes(table).items() if label.casefold() == name.casefold()), None)
+    hint = f"; it is a label of {home}: write it as label" if home else _near(name, types)
+    return f"there is no event type {name}{hint or f'; there are {_either(types)}'}"
+
+
+def _mute_label(label: str, types: Sequence[str] | None, table: SoundTable) -> str | None:
+    """Why no event of `types` (None: any) has the label."""
+    homes = _homes(table)
+    mute = (*table.speech, *table.scenes)
+    spelled = next((known for known in (*homes, *mute) if known.casefold() == label.casefold()), None)
+    if spelled is None:
+        return f'no label in the sound table reads "{label}"{_near(label, list(homes))}'
+    if spelled in mute:
+        return f'"{spelled}" is a label of speech or of a place and makes no sound event'
+    if types is not None and homes[spelled] not in types:
+        return f'"{spelled}" belongs to {homes[spelled]}, not to {_either(types)}'
+    return None
+
+
+def _odd(when: When) -> Found:
+    """What is allowed but hardly meant."""
+    unsaid = [
+        sign for phrase in (*(when.speech or ()), *(when.exactly or ())) for sign in phrase if sign in r"\^$*+?[]{}|()"
+    ]
+    if any(sign not in "?" for sign in unsaid) or re.search(r"\w \?\w", " ".join(when.speech or ())):
+        yield ("when", "speech"), "the phrase looks like a regular expression; write it as regex"
+
+
+def _actions(name: str, rule: Rule, config: Config) -> Found:
+    """What is wrong with the actions, tried on an event of the kind that the rule waits for."""
+    rooms = rule.when.room or tuple(config.rooms) or ("home",)
+    for index, action in enumerate(rule.do):
+        place = ("do", index, "publish", "payload") if action.publish else ("do", index, "log")
+        source = action.publish.payload if action.publish else action.log or ""
+        template = Template(source, FIELDS, "the template")
+        hidden = sorted((template.names & set(PRIVATE_FIELDS)) | set(PRIVATE_ATTRIBUTE.findall(source)))
+        if hidden and not config.privacy.transcripts:
+            yield place, f"{' and '.join(hidden)} stays empty while privacy.transcripts is off"
+        try:
+            template.render(_sample(name, rule.when, rooms[0], config))
+        except AssistantError as error:
+            yield place, f"{error}, when tried on an event of its kind"
+        if action.publish:
+            yield from _topics(action.publish, index, rule.when, rooms, config)
+
+
+def _topics(publish: PublishAction, index: int, when: When, rooms: Sequence[str], config: Config) -> Found:
+    """Topics that are not the rule's to publish to."""
+    base, prefix = config.mqtt.base_topic, config.homeassistant.prefix
+    template = Template(publish.topic, TOPIC_FIELDS, "the topic")
+    for room in rooms:
+        try:
+            topic = template.render(_sample("", when, room, config))
+        except AssistantError as error:
+            yield ("do", index, "publish", "topic"), f"{error}, when tried on an event of its kind"
+            return
+        if topic.startswith(f"{prefix}/"):
+            yield (
+                ("do", index, "publish", "topic"),
+                f"{topic} is Home Assistant's discovery; choose a topic of your own",
+            )
+            return
+        own = topic == base or topic.startswith(f"{base}/")
+        if own and not COMMAND_TOPICS.fullmatch(topic.removeprefix(base).lstrip("/")):
+            yield (
+                ("do", index, "publish", "topic"),
+                f"{topic} is one of the daemon's own topics; choose one of your own",
+            )
+            return
+
+
+def _sample(name: str, when: When, room: str, config: Config) -> dict[str, object]:
+    """What a template sees for an event of the kind that `when` waits for."""
+    kind, state = ("speech", State.HEARD) if when.is_speech else ("sound", when.state or State.STARTED)
+    phrase = (when.exactly or when.speech or ("good night",))[0]
+    ended = state is not State.STARTED
+    event = Event(
+        id="01JDC9QK5T0000000000000000",
+        room=room,
+        source="default",
+        kind="speech" if kind == "speech" else "sound",
+        state=state,
+        event_type="speech" if when.is_speech else (when.sound or ("dog_bark",))[0].replace(ANY, "dog_bark"),
+        label="Speech" if when.is_speech else (when.label or ("Bark",))[0],
+        score=0.9,
+        text=phrase if when.is_speech else None,
+        language=(when.language or ("en",))[0] if when.is_speech else None,
+        words=(Word(phrase, 0.0, 1.0),) if when.is_speech else None,
+        start="2026-11-23T09:00:01.250+00:00",
+        end="2026-11-23T09:00:03.250+00:00" if ended else None,
+        duration=2.0 if ended else None,
+        level_dbfs=-20.0,
+    )
+    values = visible(event, transcripts=config.privacy.transcripts) if when.absent is None else absence(when)
+    settings = config.rooms.get(room)
+    return {
+        **values,
+        "event": values,
+        "room_name": (settings.name if settings else None) or room,
+        "rule": name,
+        "times": when.times,
+        "lasted": when.lasting or when.absent,
+        "date": "2026-11-23",
+        "time": "09:00",
+    }
