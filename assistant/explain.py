@@ -12,6 +12,7 @@ from assistant.errors import AssistantError
 from assistant.events import Event, State, Word
 from assistant.rules import (
     ANY,
+    DAYS,
     FIELDS,
     PRIVATE_FIELDS,
     TOPIC_FIELDS,
@@ -207,20 +208,20 @@ def _never_spoken(when: When, config: Config) -> Never:
     if when.lasting is not None:
         yield ("lasting",), "speech is told when it has ended; lasting is for sounds", True
     known = _languages(when, config)
-    strange = [language for language in when.language or () if known is not None and language not in known]
+    strange = [language for language in when.language or () if language not in known]
     for language in strange:
-        only = _either(sorted(known or ()))
+        only = _either(sorted(known))
         problem = f"{language} is not recognised there, only {only} (speech.languages, speech.model)"
         yield ("language",), problem, len(strange) == len(when.language or ())
 
 
-def _languages(when: When, config: Config) -> set[str] | None:
-    """The languages that can be recognised in the rule's rooms; None: any."""
+def _languages(when: When, config: Config) -> set[str]:
+    """The languages that can be recognised in the rule's rooms."""
     if config.speech.model.endswith(".en"):
         return {"en"}
     rooms = [room for identity, room in config.rooms.items() if not when.room or identity in when.room]
     spoken = [room.languages or config.speech.languages for room in rooms] or [config.speech.languages]
-    return None if None in spoken else {language for languages in spoken for language in languages or ()}
+    return {language for languages in spoken for language in languages}
 
 
 def _never_sounded(when: When, table: SoundTable) -> Never:
