@@ -40,6 +40,7 @@ INBOX = 1000  # messages that wait for a broker
 SENDS = 5  # a message that five connections in a row did not survive is given up
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between two attempts to connect
 STABLE_AFTER = 30.0  # seconds: a connection that lasted longer was a good one
+FLAPS = 3  # that many in a row that lasted less want an explanation
 VIA_DEVICE_PAUSE = 0.2  # seconds: Home Assistant must know the hub before a room names it
 ANNOUNCED_TIMEOUT = 2.0  # seconds for the broker to hand over what an earlier run announced
 BIRTH_WAIT = 5.0  # seconds: everyone answers Home Assistant's birth message, but not at the same time
@@ -68,6 +69,7 @@ class Mqtt:
         self._homeassistant = homeassistant_settings or HomeAssistantSettings()
         self._clock = clock
         self._birth_wait = birth_wait
+        self._client_id = settings.client_id or f"kikimimi-{home.install}"
         self._house = House(home, settings.base_topic)
         self._inbox: Channel[Message] = Channel("mqtt inbox", INBOX)
         self._resend: deque[Message] = deque()
@@ -113,15 +115,18 @@ class Mqtt:
     async def run(self) -> None:
         """Stay connected until cancelled or stopped; then say goodbye."""
         self._running = True
-        attempt = 0
+        attempt = 0  # since the last connection that lasted
+        flaps = 0  # connections in a row that did not last
         try:
             while not self._stop.is_set():
-                began = self._clock()
+                began, connects = self._clock(), self._connects
                 try:
                     await self._connection()
                 except LinkError as error:
-                    self._report(str(error))
-                attempt = 0 if self._clock() - began > STABLE_AFTER else attempt
+                    flaps += self._connects - connects
+                    self._report(f"{error}{self._flap_hint(flaps)}")
+                if self._clock() - began > STABLE_AFTER:
+                    attempt = flaps = 0
                 await self._pause(_backoff(attempt))
                 attempt += 1
         finally:
@@ -196,7 +201,7 @@ class Mqtt:
     async def _open_with(self, protocol: int) -> Link:
         link = Link(
             self.settings,
-            client_id=self.settings.client_id or f"kikimimi-{self.home.install}",
+            client_id=self._client_id,
             protocol=protocol,
             will=Message(self._house.status_topic, "offline", self._clock(), retain=True),
             received=self._received,
@@ -219,6 +224,12 @@ class Mqtt:
             else:
                 self._given_up += 1
                 log.warning("MQTT: %s is given up: %d connections broke with it", message.topic, SENDS)
+
+    def _flap_hint(self, flaps: int) -> str:
+        """Two clients of one name throw each other out, and not every broker says so."""
+        if flaps < FLAPS:
+            return ""
+        return f" ({flaps} times soon after connecting: does another client use the client_id {self._client_id!r}?)"
 
     def _report(self, cause: str) -> None:
         """Log a cause once, however often it repeats."""
