@@ -7,7 +7,7 @@ first sample, so that no stage needs a clock; `seconds` turns them into the numb
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Literal
@@ -188,6 +188,11 @@ class Event:
         fields = asdict(self)
         fields["words"] = None if self.words is None else [asdict(word) for word in self.words]
         return {"schema": SCHEMA, **fields}
+
+
+def without_words(event: Event) -> Event:
+    """The same event for those who may not know what was said: no text, no words, no caption."""
+    return replace(event, text=None, words=None, caption=None)
 
 
 class Presence(StrEnum):

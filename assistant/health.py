@@ -51,7 +51,7 @@ class Meter:
         self._looked, self._cpu = now, cpu
         return {
             "uptime_s": round(now - self._started),
-            "cpu": round(share, 4),
+            "cpu_percent": round(100.0 * share, 2),
             "rss_mb": round(rss_mb(), 1),
             "lag_ms_p95": self.lag_ms_p95(),
             "events": self.events,

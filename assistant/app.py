@@ -1,0 +1,290 @@
+"""The daemon: rooms, models, rules and outputs held together in one TaskGroup."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from assistant.errors import AssistantError, SourceError
+from assistant.events import Action, Event, Fact, HealthMeasured, Log, Presence, Publish, RoomChanged, without_words
+from assistant.health import Meter
+from assistant.outputs.broker import answers_mqtt, embedded_broker
+from assistant.outputs.jsonl import readable
+from assistant.outputs.mqtt import Mqtt, MqttSettings
+from assistant.pipeline import HearingSettings, Models, Pipeline
+from assistant.rules import Rules
+from assistant.startup import ModelFiles, Room, hearing_settings, home_of, load_models, open_source
+
+if TYPE_CHECKING:
+    from assistant.audio.source import Source
+    from assistant.config import Config
+
+log = logging.getLogger(__name__)
+
+BROKER_PORT = 1883
+HEALTH_EVERY = 60.0  # seconds
+TICK = 1.0  # seconds between two looks of the rules at the clock
+BACKOFF = (1.0, 60.0)  # seconds: first and longest wait before a broken part is tried again
+DRAIN = 10.0  # seconds for what was heard before the signal
+
+
+class Output(Protocol):
+    """Who is told. An output has its own bounded inbox, so that a dead broker cannot stall the rest."""
+
+    def offer(self, item: Fact | Publish) -> None:
+        """Take an item; never blocks."""
+
+    async def run(self) -> None:
+        """Deliver until stopped or cancelled."""
+
+    def go_offline(self) -> None:
+        """Say at once that the house is not heard any more; deliveries go on."""
+
+    async def stop(self, seconds: float) -> None:
+        """Deliver what is left for at most `seconds`, then disconnect; `run` returns."""
+
+    def health(self) -> Mapping[str, Any]:
+        """Connection, drops, queue depth."""
+
+
+@dataclass(slots=True)
+class _Ear:
+    """What is known of a room while the daemon runs."""
+
+    room: Room
+    source: Source | None = None
+    pipeline: Pipeline | None = None
+    online: bool = False
+    live: bool = True  # it does not end by itself: opened again when it breaks
+    openings: int = 0
+    lost_before: float = 0.0  # seconds lost by earlier openings of the source
+    failure: SourceError | None = None
+
+    def lost(self) -> float:
+        """Seconds of audio lost so far: by the source, and shed on the way to the recogniser."""
+        source = self.source.stats.lost_seconds if self.source is not None else 0.0
+        shed = self.pipeline.utterances.shed if self.pipeline is not None else 0.0
+        return self.lost_before + source + shed
+
+
+class Daemon:
+    """Listens to the rooms until it is told to stop or until every source, being a file, has ended."""
+
+    def __init__(
+        self,
+        config: Config,
+        hearing: HearingSettings,
+        models: Models,
+        rooms: Sequence[Room],
+        outputs: Mapping[str, Output],
+        *,
+        speed: float = 1.0,
+    ) -> None:
+        """`speed` is that of files: 1 in real time, 0 as fast as possible. Nothing is opened before `run`."""
+        self._hearing = hearing
+        self._models = models
+        self._ears = [_Ear(room, live=room.live) for room in rooms]
+        self._outputs = outputs
+        self._speed = speed
+        self._transcripts = config.privacy.transcripts
+        self._rules = Rules(
+            config.rules,
+            transcripts=config.privacy.transcripts,
+            rooms={room.id: room.name or room.id for room in rooms},
+        )
+        self._meter = Meter()
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Ask `run` to return: offline is told within a second, then what was heard is delivered for at most 10 s."""
+        self._stopping.set()
+
+    async def run(self) -> int:
+        """Listen until stopped. Returns the exit code: 0, or 3 when a required source or every file failed."""
+        async with asyncio.TaskGroup() as group:
+            lasting = [
+                group.create_task(self._keep(name, run), name=name)
+                for name, run in (
+                    *((name, output.run) for name, output in self._outputs.items()),
+                    ("rules", self._tick),
+                    ("health", self._report),
+                )
+            ]
+            listening = [group.create_task(self._listen(ear), name=ear.room.id) for ear in self._ears]
+            await self._until_stopped(listening)
+            for output in self._outputs.values():
+                output.go_offline()
+            for task in listening:
+                task.cancel()
+            await asyncio.wait(listening)
+            await asyncio.gather(*(self._close(name, output) for name, output in self._outputs.items()))
+            for task in lasting:
+                task.cancel()
+        return SourceError.exit_code if any(ear.failure for ear in self._ears) else 0
+
+    async def _until_stopped(self, listening: Sequence[asyncio.Task[None]]) -> None:
+        stopping = asyncio.create_task(self._stopping.wait())
+        ended = asyncio.ensure_future(asyncio.gather(*listening, return_exceptions=True))
+        await asyncio.wait((stopping, ended), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+
+    async def _close(self, name: str, output: Output) -> None:
+        try:
+            async with asyncio.timeout(DRAIN + 2.0):
+                await output.stop(DRAIN)
+        except TimeoutError:
+            log.warning("%s: could not be closed within %.0f s", name, DRAIN)
+
+    async def _keep(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Run a part of the daemon again whenever it breaks: a bug in one must not take the rest down."""
+        delay = BACKOFF[0]
+        while True:
+            started = time.monotonic()
+            try:
+                await run()
+            except Exception:
+                log.exception("%s broke; it is started again in %.0f s", name, delay)
+            else:
+                return
+            await asyncio.sleep(delay)
+            lived = time.monotonic() - started
+            delay = BACKOFF[0] if lived > BACKOFF[1] else min(2.0 * delay, BACKOFF[1])
+
+    async def _listen(self, ear: _Ear) -> None:
+        """Hear one room; a source that breaks is opened again with back-off, a file that ended is not."""
+        delay = BACKOFF[0]
+        while True:
+            opened = time.monotonic()
+            try:
+                await self._hear(ear)
+            except SourceError as error:
+                self._lost(ear, str(error))
+                if ear.room.required or not ear.live:
+                    ear.failure = error
+                    return
+            except AssistantError as error:
+                self._lost(ear, str(error))
+            except Exception:
+                log.exception("%s: listening broke", ear.room.id)
+                self._lost(ear, "internal error")
+            else:
+                self._lost(ear, "the source has ended")
+                if not ear.live:
+                    return
+            if time.monotonic() - opened > BACKOFF[1]:
+                delay = BACKOFF[0]
+            await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 (jitter, not a secret)
+            delay = min(2.0 * delay, BACKOFF[1])
+
+    async def _hear(self, ear: _Ear) -> None:
+        """Open the room's source afresh and hear it to its end."""
+        if ear.source is not None:
+            ear.lost_before = ear.lost()
+        ear.openings += 1
+        ear.source, ear.pipeline = None, None
+        ear.source = open_source(ear.room, self._speed)
+        hearing = replace(self._hearing, languages=ear.room.languages or self._hearing.languages)
+        ear.pipeline = Pipeline(
+            ear.source, self._models, hearing, self._emit, self._tell, inline=not ear.live and self._speed == 0
+        )
+        await ear.pipeline.run(lambda: self._came(ear))
+
+    def _came(self, ear: _Ear) -> None:
+        ear.online = True
+        log.info("%s: listening to %s", ear.room.id, ear.source.name if ear.source else ear.room.address)
+        self._tell(RoomChanged(ear.room.id, Presence.ONLINE))
+
+    def _lost(self, ear: _Ear, reason: str) -> None:
+        log.log(logging.INFO if ear.online and not ear.live else logging.WARNING, "%s: %s", ear.room.id, reason)
+        ear.online = False
+        self._tell(RoomChanged(ear.room.id, Presence.OFFLINE, reason))
+
+    def _emit(self, event: Event) -> None:
+        """Tell an event: first what the rules make of it, then the outputs, each through its own inbox."""
+        self._meter.event(event.latency)
+        log.info("%s", readable(without_words(event)).strip())
+        self._act(self._rules.feed(event, time.time()))
+        self._tell(event if self._transcripts else without_words(event))
+
+    def _tell(self, item: Fact | Publish) -> None:
+        if isinstance(item, RoomChanged):
+            self._rules.presence(item, time.time())
+        for output in self._outputs.values():
+            output.offer(item)
+
+    def _act(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case Publish():
+                    self._tell(action)
+                case Log():
+                    log.info("rule %s: %s", action.rule, action.message)
+
+    async def _tick(self) -> None:
+        """Give the rules the time: sounds that last, sounds that stay away."""
+        while True:
+            await asyncio.sleep(TICK)
+            self._act(self._rules.tick(time.time()))
+
+    async def _report(self) -> None:
+        """One health line and message a minute."""
+        while True:
+            await asyncio.sleep(HEALTH_EVERY)
+            figures = self.health()
+            log.info("health: %s", ", ".join(f"{key} {value}" for key, value in figures.items() if value is not None))
+            self._tell(HealthMeasured(figures))
+
+    def health(self) -> dict[str, Any]:
+        """Figures of the daemon, its rooms and its outputs."""
+        figures: dict[str, Any] = self._meter.figures()
+        figures["model_errors"] = sum(ear.pipeline.model_errors for ear in self._ears if ear.pipeline)
+        figures["dropped_s_total"] = round(sum(ear.lost() for ear in self._ears), 1)
+        figures["utterances_waiting"] = sum(len(ear.pipeline.utterances) for ear in self._ears if ear.pipeline)
+        figures["rooms_online"] = sum(ear.online for ear in self._ears)
+        figures["rooms"] = len(self._ears)
+        for name, output in self._outputs.items():
+            figures |= {f"{name}_{key}": value for key, value in output.health().items()}
+        return figures
+
+
+@asynccontextmanager
+async def daemon(
+    config: Config,
+    rooms: Sequence[Room],
+    files: ModelFiles,
+    *,
+    mqtt: MqttSettings | None = None,
+    speed: float = 1.0,
+) -> AsyncIterator[Daemon]:
+    """A daemon ready to run: models loaded, its broker embedded when no other is named.
+
+    `mqtt` overrides the broker of the configuration. Raises `ModelError` and `AssistantError`.
+    """
+    async with AsyncExitStack() as stack:
+        if mqtt is None and config.mqtt.host is None:
+            port = await stack.enter_async_context(own_broker())
+            mqtt = config.mqtt.model_copy(update={"host": "127.0.0.1", "port": port})
+        models = await load_models(config, files)
+        stack.callback(models.shutdown)
+        hearing = hearing_settings(config)
+        output = Mqtt(mqtt or config.mqtt, home_of(config, rooms, hearing.table), config.homeassistant)
+        yield Daemon(config, hearing, models, rooms, {"mqtt": output}, speed=speed)
+
+
+@asynccontextmanager
+async def own_broker() -> AsyncIterator[int]:
+    """The embedded broker on the usual port, or on a free one when something else answers MQTT there."""
+    port = BROKER_PORT
+    if await answers_mqtt("127.0.0.1", port):
+        log.warning(
+            "another MQTT broker answers on port %d; to use it: kikimimi run --mqtt mqtt://127.0.0.1:%d", port, port
+        )
+        port = 0
+    async with embedded_broker(port=port) as bound:
+        yield bound

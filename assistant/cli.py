@@ -1,0 +1,288 @@
+"""The command `kikimimi`: arguments in, exit codes out. Heavy imports happen in the command that needs them."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from assistant import __version__
+from assistant.errors import AssistantError, ConfigurationError
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from assistant.config import Config
+
+log = logging.getLogger("assistant")
+
+EPILOG = "Exit codes: 0 well, 1 failure, 2 configuration, 3 source, 4 model. Documentation: README.md, docs/."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = parser().parse_args(argv)
+    set_up_logging(arguments.verbose)
+    try:
+        return int(arguments.command(arguments))
+    except AssistantError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 (what the command says)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `kikimimi listen … | head`
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        prog="kikimimi", description="The house that listens: sounds and speech as MQTT events.", epilog=EPILOG
+    )
+    top.add_argument("--version", action="version", version=f"kikimimi {__version__}")
+    top.add_argument("-v", "--verbose", action="store_true", help="log more (DEBUG)")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    run = add(commands, "run", run_daemon, "listen to the rooms and act, until stopped")
+    run.add_argument(
+        "--source",
+        action="append",
+        default=[],
+        metavar="[ROOM=]DEVICE|FILE|URL|-",
+        help="hear this instead of the configured rooms; may be given several times",
+    )
+    run.add_argument(
+        "--speed",
+        type=speed,
+        default=1.0,
+        metavar="N",
+        help="speed of files: 1 real time (default), 0 as fast as possible",
+    )
+    run.add_argument("--mqtt", metavar="URL", help="broker, as mqtt://user@host:port; without one a broker is embedded")
+
+    listen = add(commands, "listen", listen_to_files, "hear files as fast as possible and print what was heard")
+    listen.add_argument(
+        "paths", nargs="+", metavar="FILE|DIR|-", help="audio or video files, folders, or - for raw s16le 16 kHz"
+    )
+    listen.add_argument("--json", action="store_true", help="one JSON event per line")
+    listen.add_argument("--words", action="store_true", help="with the time of each word")
+
+    add(commands, "devices", list_devices, "list the microphones")
+
+    models = add(commands, "models", manage_models, "list, fetch or verify the model files")
+    models.add_argument("what", choices=("list", "pull", "verify"))
+    models.add_argument("names", nargs="*", metavar="NAME", help="default: the two of the embedded profile")
+
+    add(commands, "check", check_configuration, "explain the configuration and its rules, and warn")
+    demo = add(commands, "demo", run_demo, "hear a recorded house with an embedded broker and print every MQTT message")
+    demo.add_argument(
+        "--speed", type=speed, default=1.0, metavar="N", help="1 real time (default), 0 as fast as possible"
+    )
+    return top
+
+
+def add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    command: Callable[[argparse.Namespace], int],
+    summary: str,
+) -> argparse.ArgumentParser:
+    """A subcommand with the options that all share."""
+    sub = commands.add_parser(name, help=summary, description=summary.capitalize() + ".", epilog=EPILOG)
+    sub.set_defaults(command=command)
+    sub.add_argument("-c", "--config", type=Path, metavar="FILE", help="configuration file")
+    sub.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    if name in {"run", "listen"}:
+        sub.add_argument("--profile", metavar="P", help="embedded (default)")
+    return sub
+
+
+def speed(text: str) -> float:
+    """A speed of files: a number, not negative."""
+    value = float(text)
+    if not 0.0 <= value <= 1000.0:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1000")
+    return value
+
+
+def set_up_logging(verbose: bool) -> None:
+    """Log to stderr, one readable line each; the libraries only when they warn."""
+    under_systemd = "JOURNAL_STREAM" in os.environ
+    form = "%(levelname)s %(message)s" if under_systemd else "%(asctime)s %(levelname)-7s %(message)s"
+    logging.basicConfig(level=logging.WARNING, format=form, datefmt="%H:%M:%S", stream=sys.stderr)
+    log.setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def load_configuration(arguments: argparse.Namespace) -> Config:
+    """The configuration file with what the command line overrides."""
+    from assistant.config import load  # noqa: PLC0415
+
+    config = load(arguments.config)
+    profile = getattr(arguments, "profile", None) or config.profile
+    if profile != "embedded":
+        raise ConfigurationError(f"profile {profile!r} is not there yet; remedy: use the profile embedded")
+    return config
+
+
+@contextlib.contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """A callback that shows downloads as bars on a terminal and as single lines elsewhere."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(name: str, there: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=total)
+                if not console.is_terminal:
+                    log.info("fetching %s (%.1f MB)", name, total / 1e6)
+            bars.update(tasks[name], completed=there)
+
+        yield show
+
+
+def run_daemon(arguments: argparse.Namespace) -> int:
+    """`kikimimi run`."""
+    from assistant import app, startup  # noqa: PLC0415
+    from assistant.outputs.mqtt import MqttSettings  # noqa: PLC0415
+
+    config = load_configuration(arguments)
+    rooms = startup.rooms_of(config, arguments.source)
+    mqtt = MqttSettings(url=arguments.mqtt) if arguments.mqtt else None
+    with progress_bars() as progress:
+        files = startup.fetch_models(config, progress)
+
+    async def run() -> int:
+        async with app.daemon(config, rooms, files, mqtt=mqtt, speed=arguments.speed) as daemon:
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, daemon.stop)
+            return await daemon.run()
+
+    return asyncio.run(run())
+
+
+def listen_to_files(arguments: argparse.Namespace) -> int:
+    """`kikimimi listen`."""
+    from assistant import startup  # noqa: PLC0415
+    from assistant.listening import addresses_of, listen  # noqa: PLC0415
+    from assistant.outputs.jsonl import JsonLines, ReadableLines  # noqa: PLC0415
+
+    config = load_configuration(arguments)
+    if arguments.words:
+        config = config.model_copy(update={"speech": config.speech.model_copy(update={"word_times": True})})
+    addresses = addresses_of(arguments.paths)
+    hearing = startup.hearing_settings(config)
+    with progress_bars() as progress:
+        files = startup.fetch_models(config, progress)
+    printer = JsonLines() if arguments.json else ReadableLines()
+
+    async def run() -> int:
+        models = await startup.load_models(config, files)
+        try:
+            with file_bar(len(addresses)) as done:
+                return await listen(addresses, models, hearing, printer, done)
+        finally:
+            models.shutdown()
+
+    return asyncio.run(run())
+
+
+def list_devices(_arguments: argparse.Namespace) -> int:
+    """`kikimimi devices`."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    from assistant.audio.microphone import devices  # noqa: PLC0415
+
+    found = devices()
+    table = Table("", "source", "name", "channels", "rate", "identity that survives renumbering", box=None)
+    for device in found:
+        mark = "default" if device.default else ""
+        table.add_row(
+            mark, str(device.index), device.name, str(device.channels), f"{device.rate:.0f} Hz", device.identity or "-"
+        )
+    Console().print(table)
+    return 0
+
+
+def manage_models(arguments: argparse.Namespace) -> int:
+    """`kikimimi models list|pull|verify`."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    from assistant.models import store  # noqa: PLC0415
+
+    directory = load_configuration(arguments).models.dir
+    console = Console()
+    names = arguments.names or ["yamnet", "whisper-base"]
+    match arguments.what:
+        case "list":
+            table = Table("name", "there", "size", "licence", "what it is", box=None)
+            for model in store.listing(directory):
+                there = "yes" if model.installed else "no"
+                table.add_row(model.name, there, f"{model.size / 1e6:.1f} MB", model.licence, model.about)
+            console.print(table)
+            console.print(f"folder: {store.root(directory)}", soft_wrap=True)
+        case "pull":
+            licences = {model.name: model.licence for model in store.listing(directory)}
+            with progress_bars() as progress:
+                for name in names:
+                    folder = store.pull(name, directory, progress)
+                    console.print(f"{name}: {folder} (licence: {licences[name]})", soft_wrap=True)
+        case "verify":
+            for name in names:
+                console.print(f"{name}: {store.verify(name, directory)} is as published", soft_wrap=True)
+    return 0
+
+
+def check_configuration(arguments: argparse.Namespace) -> int:
+    """`kikimimi check`."""
+    from assistant.explain import explain  # noqa: PLC0415
+
+    report = explain(load_configuration(arguments))
+    for text in report.lines:
+        print(text)  # noqa: T201
+    for warning in report.warnings:
+        print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
+    return 0
+
+
+def run_demo(arguments: argparse.Namespace) -> int:
+    """`kikimimi demo`."""
+    from assistant import startup  # noqa: PLC0415
+    from assistant.demo import demo  # noqa: PLC0415
+
+    config = load_configuration(arguments)
+    with progress_bars() as progress:
+        files = startup.fetch_models(config, progress)
+    return asyncio.run(demo(config, files, speed=arguments.speed))
+
+
+@contextlib.contextmanager
+def file_bar(total: int) -> Iterator[Callable[[str], None]]:
+    """A callback that moves a progress bar over the files, shown on a terminal only."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal or total < 2) as bar:
+        task = bar.add_task("listening", total=total)
+        yield lambda address: bar.update(task, advance=1, description=Path(address).name)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

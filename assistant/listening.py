@@ -1,0 +1,59 @@
+"""`kikimimi listen`: files through the same pipeline, as fast as it can, with nothing shed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from assistant.audio.wavfile import expand
+from assistant.errors import SourceError
+from assistant.events import Event
+from assistant.pipeline import HearingSettings, Models, Pipeline
+from assistant.startup import Room, open_source, room_id
+
+log = logging.getLogger(__name__)
+
+
+class Printer(Protocol):
+    """Where events are written; `closed` once nobody reads them any more."""
+
+    closed: bool
+
+    def offer(self, item: Event) -> None:
+        """Write one event."""
+
+
+def addresses_of(paths: Sequence[str]) -> list[str]:
+    """Files, with each folder replaced by the audio files below it. Raises `SourceError` for a folder with none."""
+    addresses: list[str] = []
+    for path in paths:
+        addresses += [str(file) for file in expand(Path(path))] if Path(path).is_dir() else [path]
+    return addresses
+
+
+async def listen(
+    addresses: Sequence[str],
+    models: Models,
+    hearing: HearingSettings,
+    printer: Printer,
+    done: Callable[[str], None] = lambda _address: None,
+) -> int:
+    """Hear each address as a stream of its own, in order; returns the exit code.
+
+    A file that cannot be read is reported, the rest go on, and the exit code is that of a source.
+    """
+    code = 0
+    await models.recogniser()  # so that no file's latency holds the loading of the model
+    for address in addresses:
+        if printer.closed:
+            break
+        source = open_source(Room(room_id(address), address), speed=0.0)
+        try:
+            await Pipeline(source, models, hearing, printer.offer, inline=True).run()
+        except SourceError as error:
+            log.error("%s", error)  # noqa: TRY400 (a person reads this: no traceback)
+            code = SourceError.exit_code
+        done(address)
+    return code

@@ -1,0 +1,356 @@
+"""One source, from its chunks to events: the only place where the stages of hearing meet."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from ulid import ULID
+
+from assistant.channel import Channel
+from assistant.events import (
+    SAMPLE_RATE,
+    Chunk,
+    Detection,
+    Event,
+    LevelMeasured,
+    Samples,
+    SpeechEvidence,
+    State,
+    Tags,
+    Transcript,
+    Utterance,
+    Window,
+    iso,
+    seconds,
+)
+from assistant.evidence import Evidence
+from assistant.merging import Merger
+from assistant.models.cadence import Cadence
+from assistant.segment.activity import SILENCE_DBFS, Activity, ActivitySettings, Frame
+from assistant.segment.speech import Speech, SpeechSettings
+from assistant.segment.windows import Windows, WindowSettings
+from assistant.tracking import SoundSettings, SoundTable, Tracker
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from assistant.audio.source import Source
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+UTTERANCES = 4  # waiting for the recogniser, per room; the oldest is shed
+DRAIN = 10.0  # seconds that a stopped stream may still take to recognise what was said
+LEVEL_EVERY = SAMPLE_RATE  # samples between level measurements
+MODEL_TIMEOUT = 60.0  # seconds after which a model call is given up
+
+
+class Tagger(Protocol):
+    """Anything that scores labels over a window."""
+
+    labels: tuple[str, ...]
+
+    def tag(self, samples: Samples) -> NDArray[np.float32]:
+        """Scores of shape (labels,), 0 to 1."""
+
+
+class Recogniser(Protocol):
+    """Anything that turns an utterance into text."""
+
+    name: str
+
+    def transcribe(
+        self,
+        samples: Samples,
+        evidence: SpeechEvidence,
+        *,
+        languages: Sequence[str] | None = None,
+        words: Sequence[str] = (),
+    ) -> Transcript:
+        """What was said; empty text when nothing believable was. `words` are names of this home to favour."""
+
+
+class ModelThread:
+    """One thread in which one model is loaded, warmed up and called.
+
+    One thread per device, because interpreters are not thread-safe and because two inferences at once on one core only
+    make both late. A call that was given up still runs to its end in the thread; `shutdown` does not wait for it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """Run `function` in the thread. Raises `TimeoutError` after a minute."""
+        loop = asyncio.get_running_loop()
+        return await asyncio.wait_for(loop.run_in_executor(self._executor, function), MODEL_TIMEOUT)
+
+    def shutdown(self) -> None:
+        """Take no more calls; waiting ones are cancelled."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The resident models and the threads they live in. The recogniser may still be loading, or have failed."""
+
+    tagger: Tagger
+    tagging: ModelThread
+    recogniser: Callable[[], Awaitable[Recogniser | None]]
+    recognising: ModelThread
+
+    def shutdown(self) -> None:
+        """Take no more calls."""
+        self.tagging.shutdown()
+        self.recognising.shutdown()
+
+
+@dataclass(frozen=True, slots=True)
+class HearingSettings:
+    """What the stages of one stream need."""
+
+    activity: ActivitySettings
+    windows: WindowSettings
+    speech: SpeechSettings
+    sounds: SoundSettings
+    table: SoundTable
+    languages: tuple[str, ...] | None = None  # of this room; None: those of the recogniser's settings
+    words: tuple[str, ...] = ()  # names of rooms and devices, which recognition should favour
+    recognise: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pending:
+    """An utterance on its way to the recogniser."""
+
+    utterance: Utterance
+    evidence: SpeechEvidence
+    position: int  # samples: the last one used to find its end
+    arrived: float  # monotonic seconds when that one was there
+
+
+class Pipeline:
+    """Hears one source until it ends. Each opening gets a fresh one: fresh floor, background and cool-down."""
+
+    def __init__(
+        self,
+        source: Source,
+        models: Models,
+        settings: HearingSettings,
+        emit: Callable[[Event], None],
+        level: Callable[[LevelMeasured], None] | None = None,
+        *,
+        inline: bool,
+    ) -> None:
+        """`inline` recognises before the next chunk is read, so that two runs over a file give the same lines."""
+        self._source = source
+        self._models = models
+        self._settings = settings
+        self._emit = emit
+        self._level = level
+        self._inline = inline
+        self._activity = Activity(settings.activity)
+        self._windows = Windows(settings.windows)
+        self._speech = Speech(settings.speech)
+        self._tracker = Tracker(settings.table, models.tagger.labels, settings.sounds)
+        self._cadence = Cadence()
+        self._evidence = Evidence(models.tagger.labels)
+        self._merger = Merger()
+        self._ids: dict[int, str] = {}  # detection key → event id
+        self._position = 0
+        self._origin = time.time()  # Unix seconds of sample 0, as the last chunk tells
+        self._arrived = time.monotonic()
+        self._level_at = 0
+        self.utterances: Channel[_Pending] = Channel(
+            f"{source.name}: utterances", UTTERANCES, weigh=lambda pending: seconds(len(pending.utterance.samples))
+        )
+        self._peak = SILENCE_DBFS
+        self.model_errors = 0
+
+    async def run(self, online: Callable[[], None] = lambda: None) -> None:
+        """Hear until the source ends, breaks or the task is cancelled; `online` is called at the first chunk.
+
+        In each case open sounds end and what was said so far is recognised; after a cancel within `DRAIN` seconds.
+        """
+        recognising = None if self._inline else asyncio.create_task(self._recognise_queued())
+        try:
+            await self._listen(online)
+        except asyncio.CancelledError:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DRAIN):
+                    await self._finish(recognising)
+            raise
+        except Exception:
+            await self._finish(recognising)
+            raise
+        else:
+            await self._finish(recognising)
+        finally:
+            if recognising is not None:
+                recognising.cancel()
+
+    async def _listen(self, online: Callable[[], None]) -> None:
+        first = True
+        async for chunk in self._source.chunks():
+            if first:
+                online()
+                first = False
+            await self._hear(chunk)
+
+    async def _hear(self, chunk: Chunk) -> None:
+        """Take one chunk through every stage, in the order that lets an alarm out first."""
+        self._arrived = time.monotonic()
+        self._origin = chunk.time - seconds(chunk.start)
+        self._position = chunk.end
+        for detection in self._cadence.feed(chunk):
+            self._announce(detection)
+        frames = self._activity.feed(chunk)
+        await self._tag(self._windows.feed(chunk, frames))
+        for detection in self._tracker.advance(self._position):
+            self._announce(detection)
+        for utterance in self._speech.feed(chunk, frames):
+            await self._heard(utterance)
+        self._measure(chunk, frames)
+
+    async def _tag(self, windows: Sequence[Window]) -> None:
+        for window in windows:
+            try:
+                scores = await self._models.tagging.call(partial(self._models.tagger.tag, window.samples))
+            except Exception:
+                # A broken inference costs one window, not the room; the count shows in the health line.
+                self.model_errors += 1
+                log.exception("%s: the tagger failed on a window (%d so far)", self._source.name, self.model_errors)
+                continue
+            tags = Tags(window, scores)
+            self._evidence.feed(tags)
+            for detection in self._tracker.feed(tags):
+                self._announce(detection)
+
+    async def _finish(self, recognising: asyncio.Task[None] | None) -> None:
+        """The source has ended: last windows, open sounds, the utterance in progress, and those that wait."""
+        await self._tag(self._windows.end())
+        for utterance in self._speech.end():
+            await self._heard(utterance)
+        for detection in (*self._tracker.end(self._position), *self._cadence.end()):
+            self._announce(detection)
+        self.utterances.close()
+        if recognising is not None:
+            await recognising
+
+    async def _heard(self, utterance: Utterance) -> None:
+        """An utterance is complete: recognise it now (`inline`) or queue it, shedding the oldest."""
+        if not self._settings.recognise:
+            return
+        pending = _Pending(utterance, self._evidence.over(utterance), self._position, self._arrived)
+        if self._inline:
+            await self._recognise(pending)
+        else:
+            self.utterances.offer(pending)
+
+    async def _recognise_queued(self) -> None:
+        async for pending in self.utterances:
+            await self._recognise(pending)
+
+    async def _recognise(self, pending: _Pending) -> None:
+        utterance = pending.utterance
+        recogniser = await self._models.recogniser()
+        if recogniser is None:
+            return
+        try:
+            transcript = await self._models.recognising.call(
+                lambda: recogniser.transcribe(
+                    utterance.samples,
+                    pending.evidence,
+                    languages=self._settings.languages,
+                    words=self._settings.words,
+                )
+            )
+        except Exception:
+            self.model_errors += 1
+            log.exception("%s: the recogniser failed (%d errors so far)", self._source.name, self.model_errors)
+            return
+        if not transcript.text:
+            log.debug(
+                "%s: an utterance at %.1f s gave no text: %s",
+                self._source.name,
+                seconds(utterance.start),
+                transcript.rejected,
+            )
+            return
+        start = self._origin + seconds(utterance.start)
+        self._emit(
+            Event(
+                id=str(ULID()),
+                room=self._source.room,
+                source=self._source.name,
+                kind="speech",
+                state=State.HEARD,
+                event_type="speech",
+                label="Speech",
+                score=round(transcript.score, 3),
+                text=transcript.text,
+                language=transcript.language,
+                words=transcript.words,
+                start=iso(start),
+                end=iso(self._origin + seconds(utterance.end)),
+                offset=round(seconds(utterance.start), 3),
+                duration=round(seconds(utterance.end - utterance.start), 3),
+                heard_at=round(seconds(pending.position), 3),
+                level_dbfs=round(utterance.level_dbfs, 1),
+                model=recogniser.name,
+                latency=round(time.monotonic() - pending.arrived, 3),
+            )
+        )
+
+    def _announce(self, detection: Detection) -> None:
+        """Turn a detection into an event, unless one that is out already stands for it."""
+        merged = self._merger.feed(detection)
+        if merged is None:
+            return
+        if merged.state is State.STARTED:
+            self._ids[merged.key] = str(ULID())
+        identity = self._ids[merged.key] if merged.state is State.STARTED else self._ids.pop(merged.key, str(ULID()))
+        self._emit(
+            Event(
+                id=identity,
+                room=self._source.room,
+                source=self._source.name,
+                kind="sound",
+                state=merged.state,
+                event_type=merged.event_type,
+                label=merged.label,
+                score=round(merged.score, 3),
+                start=iso(self._origin + seconds(merged.start)),
+                end=None if merged.end is None else iso(self._origin + seconds(merged.end)),
+                offset=round(seconds(merged.start), 3),
+                duration=None if merged.end is None else round(seconds(merged.end - merged.start), 3),
+                heard_at=round(seconds(merged.heard_at), 3),
+                level_dbfs=None if merged.level_dbfs is None else round(merged.level_dbfs, 1),
+                model=merged.model,
+                latency=round(time.monotonic() - self._arrived + seconds(self._position - merged.heard_at), 3),
+            )
+        )
+
+    def _measure(self, chunk: Chunk, frames: Sequence[Frame]) -> None:
+        """Report the level once a second."""
+        if self._level is None or not frames:
+            return
+        self._peak = max(self._peak, *(frame.dbfs for frame in frames))
+        if chunk.end < self._level_at:
+            return
+        self._level_at = chunk.end + LEVEL_EVERY
+        last = frames[-1]
+        self._level(
+            LevelMeasured(self._source.room, round(last.dbfs, 1), round(last.floor_dbfs, 1), round(self._peak, 1))
+        )
+        self._peak = SILENCE_DBFS

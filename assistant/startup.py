@@ -1,0 +1,211 @@
+"""From the configuration to the parts of a run: rooms, sources, verified model files, loaded models."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import platformdirs
+
+from assistant import __version__, registry
+from assistant.audio.address import kind_of
+from assistant.config import Config, shipped
+from assistant.errors import AssistantError, ConfigurationError, ModelError
+from assistant.models import store
+from assistant.outputs.topics import Home, SoundType
+from assistant.outputs.topics import Room as AnnouncedRoom
+from assistant.pipeline import HearingSettings, Models, ModelThread, Recogniser, Tagger
+from assistant.tracking import SoundTable, load_table
+
+if TYPE_CHECKING:
+    from assistant.audio.source import Source
+
+log = logging.getLogger(__name__)
+
+WHISPERS = {"base": "whisper-base", "tiny.en": "whisper-tiny.en"}  # `speech.model` → the store's name
+LIFE_SAFETY = frozenset({"smoke_alarm", "co_alarm"})
+DEVICES = {"microphone": "Microphone", "file": "Recording", "pcm": "Audio pipe", "stream": "Network stream"}
+ROOM_ID = re.compile(r"[a-z0-9_-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A room to listen to."""
+
+    id: str
+    address: str  # device, file, URL or "-"
+    name: str | None = None
+    area: str | None = None
+    languages: tuple[str, ...] | None = None
+    required: bool = False  # the daemon gives up when this source cannot be opened
+
+    @property
+    def live(self) -> bool:
+        """Whether the source lasts (a microphone, a stream) or ends by itself (a file, a pipe)."""
+        return kind_of(self.address) in {"microphone", "stream"}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """Verified files of the embedded profile."""
+
+    tagger: Path
+    recogniser: Path | None  # None: speech is switched off
+
+
+def room_id(address: str) -> str:
+    """The room of a source that names none: a file's stem in lower case, `home` for anything else."""
+    if kind_of(address) != "file":
+        return "home"
+    return re.sub(r"[^a-z0-9_]+", "-", Path(address).stem.lower()).strip("-") or "home"
+
+
+def rooms_of(config: Config, sources: Sequence[str]) -> list[Room]:
+    """The rooms of the command line, else those of the configuration, else the default microphone as `home`.
+
+    A source of the command line is `ROOM=ADDRESS` or an address alone. Raises `ConfigurationError` for a room twice.
+    """
+    rooms: list[Room] = []
+    for text in sources:
+        name, equals, address = text.partition("=")
+        named = bool(equals) and ROOM_ID.fullmatch(name) is not None
+        identity, address = (name, address) if named else (room_id(text), text)
+        if not address:
+            raise ConfigurationError(f"--source {text}: the source is missing; remedy: --source {name}=DEVICE")
+        known = config.rooms.get(identity)
+        rooms.append(
+            Room(identity, address, known.name, known.area, known.languages, required=True)
+            if known is not None
+            else Room(identity, address, required=True)
+        )
+    if not sources:
+        rooms = [
+            Room(identity, room.source, room.name, room.area, room.languages) for identity, room in config.rooms.items()
+        ] or [Room("home", "default", required=True)]
+    for room in rooms:
+        if sum(other.id == room.id for other in rooms) > 1:
+            raise ConfigurationError(f"room {room.id} has two sources; remedy: --source ROOM=… with another room id")
+    return rooms
+
+
+def open_source(room: Room, speed: float) -> Source:
+    """The source of a room; nothing is opened before its chunks are asked for."""
+    kind = kind_of(room.address)
+    source = registry.load(registry.SOURCES, kind)
+    opened: Source = source(room.id, room.address, speed=speed) if kind == "file" else source(room.id, room.address)
+    return opened
+
+
+def fetch_models(config: Config, progress: Callable[[str, int, int], None] | None = None) -> ModelFiles:
+    """The files of the tagger and of the recogniser, fetched and verified where they are not yet there."""
+    tagger = store.pull("yamnet", config.models.dir, progress) / "yamnet.tflite"
+    if not config.speech.enabled:
+        return ModelFiles(tagger, None)
+    name = WHISPERS.get(config.speech.model)
+    if name is None:
+        folder = Path(config.speech.model).expanduser()
+        if not (folder / "model.bin").is_file():
+            raise ModelError(
+                f"speech.model: {config.speech.model!r} is neither {' nor '.join(WHISPERS)} nor a folder with model.bin"
+            )
+        return ModelFiles(tagger, folder)
+    return ModelFiles(tagger, store.pull(name, config.models.dir, progress))
+
+
+def house_words(config: Config) -> tuple[str, ...]:
+    """Names of rooms and devices as people say them, for the recogniser to favour."""
+    rooms = (name for room in config.rooms.values() for name in (room.name, room.area) if name)
+    devices = (name for device in config.devices for name in (device.name, *device.aliases, device.area) if name)
+    return tuple(dict.fromkeys((*rooms, *devices)))
+
+
+def hearing_settings(config: Config) -> HearingSettings:
+    """What the stages of every stream need. Raises `ConfigurationError` for a broken sound table."""
+    return HearingSettings(
+        activity=config.sounds.activity,
+        windows=config.sounds.windows,
+        speech=config.speech.utterances,
+        sounds=config.sounds,
+        table=load_table(config.sounds.table or shipped("sounds.yaml")),
+        words=house_words(config),
+        recognise=config.speech.enabled,
+    )
+
+
+def home_of(config: Config, rooms: Sequence[Room], table: SoundTable) -> Home:
+    """What the MQTT output announces: rooms, and every event type of the sound table."""
+    return Home(
+        install=install_id(),
+        version=__version__,
+        rooms=tuple(announced_room(room) for room in rooms),
+        sounds=tuple(
+            SoundType(name, name.replace("_", " ").capitalize(), group.alert, name in LIFE_SAFETY)
+            for name, group in table.groups.items()
+        ),
+        transcripts=config.privacy.transcripts,
+    )
+
+
+def announced_room(room: Room) -> AnnouncedRoom:
+    """A room as the house announces it; the address itself stays at home: it may hold a password."""
+    return AnnouncedRoom(
+        room.id, room.name or room.id.replace("-", " ").capitalize(), room.area, DEVICES[kind_of(room.address)]
+    )
+
+
+def install_id() -> str:
+    """A few letters that tell this installation from others on one broker, the same for ever.
+
+    Raises `AssistantError` when they can neither be read nor kept: new ones at each start would fill Home Assistant
+    with dead devices.
+    """
+    path = platformdirs.user_state_path("kikimimi") / "install-id"
+    try:
+        if path.is_file():
+            known = path.read_text("ascii").strip()
+            if re.fullmatch(r"[a-z0-9]{4,16}", known):
+                return known
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = secrets.token_hex(4)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(fresh + "\n", "ascii")
+        temporary.replace(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise AssistantError(
+            f"{path}: cannot keep the id of this installation ({error}); remedy: check its owner"
+        ) from error
+    return fresh
+
+
+async def load_models(config: Config, files: ModelFiles) -> Models:
+    """Load the tagger now and the recogniser in the background, each in the thread that will call it.
+
+    Raises `ModelError` for the tagger. A recogniser that cannot be loaded is logged, and sounds are heard all the same.
+    """
+    tagging, recognising = ModelThread("tagger"), ModelThread("recogniser")
+    tagger: Tagger = await tagging.call(lambda: registry.load(registry.TAGGERS, "yamnet")(files.tagger))
+
+    async def load_recogniser() -> Recogniser | None:
+        if files.recogniser is None:
+            return None
+        started = time.monotonic()
+        try:
+            recogniser: Recogniser = await recognising.call(
+                lambda: registry.load(registry.RECOGNISERS, "whisper")(files.recogniser, config.speech)
+            )
+        except (ModelError, TimeoutError) as error:
+            log.error("speech is not recognised: %s", error)  # noqa: TRY400 (a person reads this: no traceback)
+            return None
+        log.info("%s is ready after %.1f s", recogniser.name, time.monotonic() - started)
+        return recogniser
+
+    loading = asyncio.create_task(load_recogniser(), name="load recogniser")
+    return Models(tagger, tagging, lambda: asyncio.shield(loading), recognising)
