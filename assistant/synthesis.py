@@ -67,8 +67,8 @@ def scaled(samples: Samples, dbfs: float) -> Samples:
 def echoed(samples: Samples, rt60: float, *, direct: float = 0.5, seed: int = 0) -> Samples:
     """The sound in a room: exponentially decaying noise as impulse response, -60 dB after `rt60` seconds.
 
-    `direct` is the direct sound's share of the energy (0.5: as strong as all reflections together). The result is as long as
-    the input plus `rt60`.
+    `direct` is the direct sound's share of the energy (0.5: as strong as all reflections together). The result is as
+    long as the input plus `rt60`.
     """
     time = np.arange(round(rt60 * SAMPLE_RATE)) / SAMPLE_RATE
     tail = np.random.default_rng(seed).standard_normal(len(time)) * 10 ** (-3 * time / rt60)

@@ -2,8 +2,8 @@
 
     python benchmarks/cadence.py BED.flac [BED.flac …] [--clips FOLDER] [--places 3] [--cycles 4]
 
-Alarms of `assistant.synthesis` are added to the beds at reproducible places. SNR: RMS of the alarm over its pulses against the RMS
-of the bed over the whole alarm, both broadband. The last line is one JSON object.
+Alarms of `assistant.synthesis` are added to the beds at reproducible places. SNR: RMS of the alarm over its pulses
+against the RMS of the bed over the whole alarm, both broadband. The last line is one JSON object.
 """
 
 from __future__ import annotations

@@ -11,9 +11,11 @@ another sound may spoil any one pulse or gap. Why these numbers: docs/adr/0004-a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import itertools
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from assistant.events import SAMPLE_RATE, Chunk, Detection, Samples, State
@@ -28,11 +30,13 @@ RATE = SAMPLE_RATE // HOP  # frames a second
 HISTORY = 600  # frames kept: the longest cycle, the silence before and after it, and a block
 BANDS = (*range(15, 19), *range(88, 115, 2))  # centre bins: 437 to 594 Hz and 2,720 to 3,590 Hz, each three bins wide
 NEIGHBOURS = (*range(-9, -4), *range(5, 10))  # bins: what a tone must stand out of
-QUIET = 1e-6  # power of a tone at -100 dBFS: below it nothing is a tone
-NOISE_BIAS = 2.5  # dB: of three bins' mean power over their neighbours' mean level in white noise
+QUIET = np.float32(1e-10)  # power in a bin: -100 dBFS; below it nothing is a tone
+BIAS = np.float32(7.3)  # dB: a little over what three bins of white noise measure against their neighbours
 LOUD = 8.0  # dB of tonality that wake the search
 AWAKE = 25  # such frames within the history
-MAX_GAP = SAMPLE_RATE  # samples of lost audio that are filled with silence; more starts anew
+MAX_LOST = SAMPLE_RATE  # samples of lost audio that count as silence; more starts anew
+TAIL = 3 * SAMPLE_RATE  # samples of silence added at the end of a source
+PATIENCE = 2.2  # periods without a cycle until an alarm has ended: one may be drowned
 STRETCH = tuple(float(s) for s in np.linspace(0.88, 1.12, 9))  # tempo of the pulses
 
 
@@ -74,7 +78,16 @@ T4 = Pattern(
     label="Alarm",  # AudioSet has no carbon monoxide alarm; "Smoke detector" would name the wrong danger
     on=((0.03, 0.09), (0.23, 0.29), (0.43, 0.49), (0.63, 0.69)),
     off=((0.14, 0.19), (0.34, 0.39), (0.54, 0.59)),
-    around=((-1.3, -0.9), (-0.85, -0.45), (-0.4, -0.04), (1.0, 1.35), (1.4, 1.75), (1.8, 2.1)),
+    around=(
+        (-1.3, -0.9),
+        (-0.85, -0.45),
+        (-0.4, -0.2),
+        (-0.18, -0.08),
+        (0.84, 0.9),
+        (1.0, 1.35),
+        (1.4, 1.75),
+        (1.8, 2.1),
+    ),
     length=0.7,
     period=(5.0, 6.5),
     step=2,
@@ -84,6 +97,7 @@ T4 = Pattern(
 )
 PATTERNS = (T3, T4)
 DEEP = 6.0  # dB: a gap this deep is a gap; a deeper one proves no more
+EVEN = 6.0  # dB: an alarm's pulses are equally loud
 JITTER = 30  # frames: how far the period may vary from cycle to cycle
 
 
@@ -95,6 +109,7 @@ class Cycle:
     band: int
     means: Frames  # shape (slots,): mean tonality of the pulses, the gaps and the silence around, dB
     rank: float  # dB: of two places that overlap the higher is the better
+    level: float  # dBFS: RMS of the pulses
 
 
 @dataclass(slots=True)
@@ -103,24 +118,19 @@ class Search:
 
     pattern: Pattern
     cycles: list[Cycle] = field(default_factory=list)  # the best of each place, oldest first
-    raised: Detection | None = None
-    last: int = 0  # frame of the last cycle's onset
-    band: int = 0
+    raised: Detection | None = None  # the alarm that is sounding, with its best score
+    last: Cycle | None = None  # its newest cycle
     period: float = 0.0  # frames
 
 
-def rise_of(means: Frames, pattern: Pattern, *, forgiving: bool) -> Frames:
-    """How far the faintest pulse stands above the loudest silence around (dB); `forgiving` leaves out the worst of all.
+def rises_of(means: Frames, pattern: Pattern) -> tuple[Frames, Frames]:
+    """How far the faintest pulse stands above the loudest silence around (dB), and the same without the worst of all.
 
-    `means` has shape (slots, ...); the result has shape (...).
+    `means` has shape (slots, ...); the results have shape (...).
     """
-    on, around = means[: len(pattern.on)], means[len(pattern.on) + len(pattern.off) :]
-    faintest, loudest = on.min(axis=0), around.max(axis=0)
-    if not forgiving:
-        return np.asarray(faintest - loudest)
-    second_faintest = np.partition(on, 1, axis=0)[1]
-    second_loudest = np.partition(around, len(around) - 2, axis=0)[-2]
-    return np.asarray(np.maximum(second_faintest - loudest, faintest - second_loudest))
+    on = np.partition(means[: len(pattern.on)], 1, axis=0)
+    around = np.partition(means[len(pattern.on) + len(pattern.off) :], len(pattern.around) - 2, axis=0)
+    return on[0] - around[-1], np.maximum(on[1] - around[-1], on[0] - around[-2])
 
 
 def dips_of(means: Frames, pattern: Pattern) -> Frames:
@@ -136,31 +146,33 @@ def dips_of(means: Frames, pattern: Pattern) -> Frames:
 def slots_of(pattern: Pattern) -> NDArray[np.intp]:
     """Frames, relative to the onset, of shape (tempos, slots, 2)."""
     slots = np.array([*pattern.on, *pattern.off, *pattern.around])
-    return np.rint(np.array(STRETCH)[:, None, None] * slots * RATE).astype(np.intp)
+    frames: NDArray[np.intp] = np.rint(np.array(STRETCH)[:, None, None] * slots * RATE).astype(np.intp)
+    return frames
 
 
 SLOTS = {pattern.model: slots_of(pattern) for pattern in PATTERNS}
+BINS = sorted({band + offset for band in BANDS for offset in (-1, 0, 1, *NEIGHBOURS)})
 HANN = np.hanning(WINDOW + 1)[:WINDOW].astype(np.float32)
-LOWEST = min(BANDS) + min(NEIGHBOURS)
-HIGHEST = max(BANDS) + max(NEIGHBOURS) + 1
-AVERAGE = np.zeros((HIGHEST - LOWEST, len(BANDS)), np.float32)
-for _column, _band in enumerate(BANDS):
-    AVERAGE[[_band + offset - LOWEST for offset in NEIGHBOURS], _column] = 1.0 / len(NEIGHBOURS)
+HANN /= np.sqrt(N_FFT * np.square(HANN).sum() / 2)  # the power of a tone, summed over its bins, is its mean square
+_OFFSETS = np.subtract.outer(BINS, BANDS)
+NEAR = (np.abs(_OFFSETS) <= 1).astype(np.float32)  # (bins, bands): the sum over a band
+BESIDE = np.isin(_OFFSETS, NEIGHBOURS).astype(np.float32) / len(
+    NEIGHBOURS
+)  # (bins, bands): the mean over its neighbours
 
 
 def tonality(samples: Samples) -> tuple[Frames, Frames]:
-    """Tonality (dB, at least 0) and level (dBFS) of each band, both of shape (frames, bands).
+    """Tonality (dB, at least 0) and level (dBFS, RMS) of each band, both of shape (frames, bands).
 
-    `samples` has shape (frames * HOP + WINDOW - HOP,).
+    `samples` has shape (frames * HOP + WINDOW - HOP,). The transform is an FFT of all bins: a matrix product with the
+    few that are needed looks cheaper, but BLAS threads on busy cores made it cost twenty times as much.
     """
-    frames = np.lib.stride_tricks.sliding_window_view(samples, WINDOW)[::HOP] * HANN
-    spectrum = np.fft.rfft(frames, N_FFT)[:, LOWEST:HIGHEST]
+    frames = sliding_window_view(samples, WINDOW)[::HOP] * HANN
+    spectrum = np.fft.rfft(frames, N_FFT)[:, BINS]
     power = np.square(spectrum.real) + np.square(spectrum.imag) + QUIET
-    centre = np.array(BANDS) - LOWEST
-    band = (power[:, centre - 1] + power[:, centre] + power[:, centre + 1]) / 3
-    level = 10 * np.log10(band)
-    tonal = np.maximum(level - 10 * np.log10(power) @ AVERAGE - NOISE_BIAS, 0)
-    return tonal.astype(np.float32), (level - 20 * np.log10(HANN.sum() / 2)).astype(np.float32)
+    level = 10 * np.log10(power @ NEAR)
+    tonal = np.maximum(level - 10 * np.log10(power) @ BESIDE - BIAS, 0)
+    return tonal, level
 
 
 class Cadence:
@@ -168,56 +180,61 @@ class Cadence:
 
     def __init__(self) -> None:
         self._searches = [Search(pattern) for pattern in PATTERNS]
-        self._raised = 0  # alarms so far
+        self._alarms = 0  # raised so far
         self._restart(0)
 
     def _restart(self, start: int) -> None:
-        self._origin = start  # position of frame 0
-        self._next = start  # expected start of the next chunk
-        self._pending: list[Samples] = []
-        self._waiting = 0  # samples in _pending
+        self._origin = start  # position of the first frame
+        self._next = start  # where the next chunk should start
+        self._waiting: list[Samples] = []
         self._frames = 0  # worked on so far
         self._tonal = np.zeros((HISTORY, len(BANDS)), np.float32)
         self._level = np.full((HISTORY, len(BANDS)), -100.0, np.float32)
 
     def feed(self, chunk: Chunk) -> list[Detection]:
-        """Hear the next chunk: alarms that began or ended. Work is done once per half second."""
+        """Hear the next chunk: alarms that began or ended. The work is done twice a second.
+
+        Up to a second of lost audio counts as silence; more, or a step back in time, ends what sounds and starts anew.
+        """
         found: list[Detection] = []
-        if self._frames == 0 and not self._pending:
+        if self._next == self._origin:
             self._restart(chunk.start)
         lost = chunk.start - self._next
-        if lost > MAX_GAP or lost < 0:
+        if not 0 <= lost <= MAX_LOST:
             found += self.end()
             self._restart(chunk.start)
-        elif lost > 0:
+        elif lost:
             found += self._hear(np.zeros(lost, np.float32))
         return found + self._hear(chunk.samples)
 
     def end(self) -> list[Detection]:
-        """The source ended: finish what is waiting, then end what is still sounding."""
+        """The source ended: judge what is waiting, then end what still sounds. The next chunk starts anew."""
         heard = self._next
-        tail = 3 * SAMPLE_RATE  # silence, so that a last cycle is seen whole
-        found = self._hear(np.zeros(tail, np.float32)) if self._frames or self._pending else []
+        found = self._hear(np.zeros(TAIL, np.float32))  # silence, so that a last cycle is seen whole
         for search in self._searches:
             if search.raised is not None:
-                found.append(self._ended(search))
+                found.append(self._ended(search, search.raised))
             search.cycles.clear()
         self._restart(heard)
-        return [_heard_until(detection, heard) for detection in found]
+        return [
+            replace(one, heard_at=min(one.heard_at, heard), end=None if one.end is None else min(one.end, heard))
+            for one in found
+        ]
 
     def _hear(self, samples: Samples) -> list[Detection]:
-        found: list[Detection] = []
-        self._pending.append(samples)
-        self._waiting += len(samples)
+        self._waiting.append(samples)
         self._next += len(samples)
-        if self._waiting < BLOCK * HOP + WINDOW - HOP:
-            return found
-        waiting = np.nan_to_num(np.concatenate(self._pending), nan=0.0, posinf=0.0, neginf=0.0)
-        while len(waiting) >= BLOCK * HOP + WINDOW - HOP:
-            found += self._work(waiting[: BLOCK * HOP + WINDOW - HOP])
+        size = BLOCK * HOP + WINDOW - HOP
+        if self._next - self._origin - self._frames * HOP < size:
+            return []
+        waiting = np.concatenate(self._waiting)
+        if not np.isfinite(waiting).all():
+            waiting = np.nan_to_num(waiting, nan=0.0, posinf=0.0, neginf=0.0)
+        found: list[Detection] = []
+        while len(waiting) >= size:
+            found += self._work(waiting[:size])
             waiting = waiting[BLOCK * HOP :]
-        self._pending = [waiting]
-        self._waiting = len(waiting)
+        self._waiting = [waiting]
         return found
 
     def _work(self, samples: Samples) -> list[Detection]:
@@ -238,91 +255,77 @@ class Cadence:
         slots = SLOTS[pattern.model]
         sums = np.zeros((HISTORY + 1, len(awake)), np.float32)
         np.cumsum(self._tonal[:, awake], axis=0, out=sums[1:])
-        onsets = np.arange(HISTORY - int(slots.max()) - BLOCK, HISTORY - int(slots.max()), pattern.step)
+        newest = HISTORY - int(slots.max())
+        onsets = np.arange(newest - BLOCK, newest, pattern.step)
         at = onsets[:, None, None, None] + slots  # (onsets, tempos, slots, 2)
         width = (slots[..., 1] - slots[..., 0])[None, :, :, None]
         means = np.moveaxis((sums[at[..., 1]] - sums[at[..., 0]]) / width, 2, 0)  # (slots, onsets, tempos, bands)
+        means = np.ascontiguousarray(means, np.float32)
         dip = dips_of(means, pattern).mean(axis=0)
-        fits = (dip > pattern.gap_contrast) & (rise_of(means, pattern, forgiving=True) > pattern.contrast)
-        ranks = np.where(fits, 2 * dip + rise_of(means, pattern, forgiving=False), -np.inf)
+        rise, forgiven = rises_of(means, pattern)
+        fits = (dip > pattern.gap_contrast) & (forgiven > pattern.contrast)
+        ranks = np.where(fits, 2 * dip + rise, -np.inf)
         cycles = []
-        first = self._frames - HISTORY
         for column, band in enumerate(awake):
             onset, tempo = divmod(int(np.argmax(ranks[..., column])), len(STRETCH))
             rank = float(ranks[onset, tempo, column])
-            if rank > -np.inf:
-                cycles.append(Cycle(first + int(onsets[onset]), int(band), means[:, onset, tempo, column].copy(), rank))
+            if np.isfinite(rank):
+                pulses = [self._level[a:b, band].mean() for a, b in at[onset, tempo, : len(pattern.on)]]
+                frame = self._frames - HISTORY + int(onsets[onset])
+                cycle = Cycle(frame, int(band), means[:, onset, tempo, column], rank, float(np.mean(pulses)))
+                cycles.append(cycle)
         return cycles
 
     def _follow(self, search: Search, cycle: Cycle) -> list[Detection]:
-        """Join a cycle to those before it; the third of a kind raises the alarm."""
-        pattern = search.pattern
+        """Join a cycle to those before it: the third at one period raises the alarm, later ones keep it alive."""
         if search.raised is not None:
-            if abs(cycle.band - search.band) <= 1:
-                search.last = max(search.last, cycle.frame)
+            _prolong(search, search.raised, cycle)
             return []
-        shortest, longest = (RATE * seconds for seconds in pattern.period)
+        shortest, longest = (RATE * seconds for seconds in search.pattern.period)
         rivals = [c for c in search.cycles if abs(c.band - cycle.band) <= 1 and cycle.frame - c.frame < shortest / 2]
         if any(rival.rank >= cycle.rank for rival in rivals):
             return []
-        earlier = [c for c in search.cycles if c not in rivals and cycle.frame - c.frame < 4.2 * longest]
+        earlier = [c for c in search.cycles if c not in rivals and cycle.frame - c.frame < 4 * longest]
         search.cycles = [*earlier, cycle]
-        for second in reversed(earlier):
-            for first in reversed(earlier):
-                chain = (first, second, cycle)
-                if steady(chain, shortest, longest):
-                    typical = np.median([c.means for c in chain], axis=0)
-                    if clean(typical, pattern):
-                        return [self._started(search, chain, typical)]
+        for second, first in itertools.combinations(reversed(earlier), 2):
+            chain = (first, second, cycle)
+            if steady(chain, shortest, longest) and convincing(chain, search.pattern):
+                return [self._started(search, chain)]
         return []
 
-    def _started(self, search: Search, chain: tuple[Cycle, ...], typical: Frames) -> Detection:
+    def _started(self, search: Search, chain: tuple[Cycle, Cycle, Cycle]) -> Detection:
         pattern = search.pattern
-        pulses = len(pattern.on)
-        contrast = float(typical[:pulses].mean() - typical[pulses:].mean())
-        search.last, search.band = chain[-1].frame, chain[-1].band
-        search.period = (chain[-1].frame - chain[-2].frame) * 1.0
+        first, second, third = chain
+        search.last = third
+        search.period = min(second.frame - first.frame, third.frame - second.frame)
         search.cycles.clear()
-        self._raised += 1
+        self._alarms += 1
         search.raised = Detection(
-            key=-self._raised,
+            key=-self._alarms,
             state=State.STARTED,
             event_type=pattern.event_type,
             label=pattern.label,
-            score=round(1 / (1 + 10 ** (-contrast / 10)), 3),
-            start=max(self._origin, self._position(chain[0].frame)),
+            score=score_of(typical_of(chain), pattern),
+            start=max(self._origin, self._position(first.frame)),
             end=None,
             heard_at=self._heard(),
-            level_dbfs=None,
+            level_dbfs=round(float(np.median([cycle.level for cycle in chain])), 1),
             model=pattern.model,
         )
         return search.raised
 
     def _expire(self, search: Search) -> list[Detection]:
-        if search.raised is None:
+        if search.raised is None or search.last is None:
             return []
-        quiet_for = self._frames - search.last
-        if quiet_for < 2.2 * search.period + search.pattern.length * RATE:
+        if self._frames - search.last.frame < PATIENCE * search.period + search.pattern.length * RATE:
             return []
-        return [self._ended(search)]
+        return [self._ended(search, search.raised)]
 
-    def _ended(self, search: Search) -> Detection:
-        started = search.raised
-        assert started is not None  # noqa: S101
-        search.raised = None
-        end = self._position(search.last) + round(search.pattern.length * SAMPLE_RATE)
-        return Detection(
-            key=started.key,
-            state=State.ENDED,
-            event_type=started.event_type,
-            label=started.label,
-            score=started.score,
-            start=started.start,
-            end=end,
-            heard_at=self._heard(),
-            level_dbfs=started.level_dbfs,
-            model=started.model,
-        )
+    def _ended(self, search: Search, started: Detection) -> Detection:
+        last = search.last.frame if search.last is not None else 0
+        end = self._position(last) + round(search.pattern.length * SAMPLE_RATE)
+        search.raised = search.last = None
+        return replace(started, state=State.ENDED, end=end, heard_at=self._heard())
 
     def _position(self, frame: int) -> int:
         return self._origin + frame * HOP + WINDOW // 2
@@ -343,15 +346,38 @@ def steady(chain: tuple[Cycle, Cycle, Cycle], shortest: float, longest: float) -
     )
 
 
-def clean(typical: Frames, pattern: Pattern) -> bool:
-    """Whether the median of three cycles, of shape (slots,), is the pattern with nothing left to forgive."""
-    dips = dips_of(typical, pattern)
+def convincing(chain: tuple[Cycle, Cycle, Cycle], pattern: Pattern) -> bool:
+    """Whether two cycles of three are unspoilt and the median of all three is the pattern with nothing to forgive."""
+    unspoilt = sum(float(rises_of(cycle.means, pattern)[0]) > pattern.contrast for cycle in chain)
+    typical = typical_of(chain)
+    on, dips = typical[: len(pattern.on)], dips_of(typical, pattern)
     return bool(
-        dips.mean() > pattern.gap_contrast
+        unspoilt >= 2
+        and dips.mean() > pattern.gap_contrast
         and dips.min() > pattern.least_dip
-        and rise_of(typical, pattern, forgiving=False) > pattern.contrast
+        and rises_of(typical, pattern)[0] > pattern.contrast
+        and on.max() - on.min() < EVEN
     )
 
 
-def _heard_until(detection: Detection, heard: int) -> Detection:
-    return detection
+def typical_of(chain: tuple[Cycle, Cycle, Cycle]) -> Frames:
+    """The median of three cycles, shape (slots,)."""
+    return np.asarray(np.median([cycle.means for cycle in chain], axis=0), np.float32)
+
+
+def score_of(means: Frames, pattern: Pattern) -> float:
+    """Share of the tone's power, 0 to 1, that falls into the pulses rather than into the silence around them."""
+    contrast = means[: len(pattern.on)].mean() - means[len(pattern.on) + len(pattern.off) :].mean()
+    return round(float(1 / (1 + 10 ** (-contrast / 10))), 3)
+
+
+def _prolong(search: Search, raised: Detection, cycle: Cycle) -> None:
+    """Take `cycle` as the newest of the alarm that sounds, if it is in time and in tune."""
+    last = search.last
+    if last is None or abs(cycle.band - last.band) > 1:
+        return
+    periods = max(1, round((cycle.frame - last.frame) / search.period))
+    if abs(cycle.frame - last.frame - periods * search.period) > JITTER:
+        return
+    search.last = cycle
+    search.raised = replace(raised, score=max(raised.score, score_of(cycle.means, search.pattern)))
