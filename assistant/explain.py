@@ -95,6 +95,8 @@ def _sounded(when: When) -> str:
     if when.label:
         subject += f" labelled {_either([_shown(label) for label in when.label])}"
     subject += f" in {_either(when.room)}" if when.room else ""
+    if when.absent is not None:
+        return f"no {subject.removeprefix('any ')} was heard for {span_of(when.absent)}"
     verb = "ends" if when.state is State.ENDED else "starts"
     return f"{subject} {_how(when, verb, 'is heard')}"
 
@@ -109,14 +111,19 @@ def _spoken(when: When) -> str:
         parts.append(f"something like /{when.regex}/")
     language = f" in the language {_either(when.language)}" if when.language else ""
     room = f" in {_either(when.room)}" if when.room else ""
-    return f"{' and '.join(parts) or 'anything'} {_how(when, 'is said', 'is said')}{language}{room}"
+    said = _how(when, "is said", "is said")
+    if when.absent is not None:
+        said = (
+            f"was not said for {span_of(when.absent)}"
+            if parts
+            else f"like speech was not heard for {span_of(when.absent)}"
+        )
+    return f"{' and '.join(parts) or 'anything'} {said}{language}{room}"
 
 
 def _how(when: When, verb: str, passive: str) -> str:
     if when.lasting is not None:
         return f"lasts {span_of(when.lasting)}"
-    if when.absent is not None:
-        return f"was absent for {span_of(when.absent)}"
     if when.times is not None and when.within is not None:
         times = "once" if when.times == 1 else f"{when.times} times"
         return f"{passive} {times} within {span_of(when.within)}"
@@ -291,7 +298,7 @@ def _actions(name: str, rule: Rule, config: Config) -> Found:
         template = Template(source, FIELDS, "the template")
         hidden = sorted((template.names & set(PRIVATE_FIELDS)) | set(PRIVATE_ATTRIBUTE.findall(source)))
         if hidden and not config.privacy.transcripts:
-            yield place, f"{' and '.join(hidden)} stays empty while privacy.transcripts is off"
+            yield place, f"no value for {' and '.join(hidden)} while privacy.transcripts is off"
         try:
             template.render(_sample(name, rule.when, rooms[0], config))
         except AssistantError as error:
