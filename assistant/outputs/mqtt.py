@@ -395,28 +395,29 @@ class Mqtt:
         rooms: Mapping[str, list[str]] = before.get("rooms", {})
         prefix, base = before.get("prefix"), self.settings.base_topic
         gone = [room for room in rooms if room not in now["rooms"]]
-        empty: list[str] = []
-        if prefix is not None:
-            moved = prefix != now["prefix"]
-            empty += [
-                homeassistant.config_topic(prefix, self.home.install, room) for room in (rooms if moved else gone)
-            ]
-            empty += [homeassistant.config_topic(prefix, self.home.install)] if moved else []
         removed: dict[str, tuple[str, ...]] = {}
+        states = [f"{base}/{room}/{end}" for room in gone for end in ("status", "last/sound", "last/speech")]
         for room, event_types in rooms.items():
             dropped = tuple(event_type for event_type in event_types if event_type not in now["rooms"].get(room, ()))
-            empty += [f"{base}/{room}/sound/{kind}/{end}" for kind in dropped for end in ("state", "attributes")]
+            states += [f"{base}/{room}/sound/{kind}/{end}" for kind in dropped for end in ("state", "attributes")]
             if room not in gone and dropped:
                 removed[room] = dropped
-        for room in gone:
-            empty += [f"{base}/{room}/{end}" for end in ("status", "last/sound", "last/speech")]
-        await self._send_all(link, [self._retained(topic, "") for topic in empty])
-        if removed and prefix is not None and prefix == now["prefix"]:
-            await self._discover(link, removed)
-            await asyncio.sleep(VIA_DEVICE_PAUSE)
-            await self._discover(link)
+        moved = prefix != now["prefix"]
+        if prefix is not None:
+            if removed and not moved:
+                await self._discover(link, removed)
+                await asyncio.sleep(VIA_DEVICE_PAUSE)
+                await self._discover(link)
+            devices: list[str | None] = [*rooms, None] if moved else [*gone]  # None is the hub
+            await self._empty(link, [homeassistant.config_topic(prefix, self.home.install, room) for room in devices])
+        await asyncio.sleep(VIA_DEVICE_PAUSE)  # entities go first: an empty state would make them complain
+        await self._empty(link, states)
         if gone or removed:
             log.info("MQTT: removed what is configured no longer: rooms %s, sounds %s", gone, removed)
+
+    async def _empty(self, link: Link, topics: list[str]) -> None:
+        """Delete retained messages."""
+        await self._send_all(link, [self._retained(topic, "") for topic in topics])
 
 
 def _announced_before(payload: bytes) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from assistant.outputs.topics import House, Message, Room
 
 ROOT_KEYS = {
     "device", "origin", "components", "availability", "availability_mode", "availability_topic",
-    "availability_template", "payload_available", "payload_not_available", "state_topic", "command_topic", "qos", "encoding",
+    "availability_template", "payload_available", "payload_not_available", "state_topic", "command_topic", "qos",
+    "encoding",
 }  # fmt: skip
 DEVICE_KEYS = {
     "identifiers", "connections", "manufacturer", "model", "model_id", "name", "hw_version", "serial_number",
