@@ -626,7 +626,7 @@ class Rules:
         except AssistantError as error:
             self.failed[name] += 1
             if self.failed[name] == 1:
-                log.warning("rule %r does nothing: %s (later failures are only counted)", name, error)
+                log.warning("%s (later failures are only counted)", error)
             return None
         if problem := topic_problem(topic):
             self.refused[name] += 1

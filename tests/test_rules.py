@@ -1,0 +1,487 @@
+"""Rules fire when they should, once, in time, and never raise on any event."""
+
+import logging
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+from zoneinfo import ZoneInfo, available_timezones
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from assistant.events import Event, Log, Presence, Publish, RoomChanged, State, Word
+from assistant.rules import Hours, Rule, Rules, Span, duration, fold, says, topic_problem
+
+NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC).timestamp()  # a Monday
+HOUR = 3600.0
+
+
+def rule(when: dict[str, Any], *, do: Any = None, **more: Any) -> Rule:
+    return Rule.model_validate({"when": when, "do": do or [{"log": "{{ label }} in {{ room }}"}], **more})
+
+
+def house(*rules: Rule, **more: Any) -> Rules:
+    built = Rules(rules, timezone=UTC, **more)
+    built.tick(NOON)
+    return built
+
+
+def sound(
+    event_type: str = "dog_bark",
+    state: State = State.STARTED,
+    *,
+    key: str = "a",
+    room: str = "kitchen",
+    label: str = "Bark",
+    score: float | None = 0.9,
+    duration: float | None = None,
+) -> Event:
+    return Event(key, room, "mic", "sound", state, event_type, label, score, duration=duration)
+
+
+def speech(text: str | None, *, room: str = "kitchen", language: str | None = "en") -> Event:
+    words = (Word("good", 0.0, 0.4),)
+    return Event("s", room, "mic", "speech", State.HEARD, "speech", "Speech", 0.8, text, language, words)
+
+
+def logged(actions: list[Any]) -> list[str]:
+    assert all(isinstance(action, Log) for action in actions)
+    return [action.message for action in actions]
+
+
+needs_zones = pytest.mark.skipif(not available_timezones(), reason="no time zones here; remedy: apt-get install tzdata")
+
+
+# --- matching ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("when", "event", "fires"),
+    [
+        ({"sound": "dog_bark"}, sound(), True),
+        ({"sound": "dog_bark"}, sound("cat"), False),
+        ({"sound": "dog_bark"}, sound(state=State.ENDED), False),
+        ({"sound": "dog_bark", "state": "ended"}, sound(state=State.ENDED), True),
+        ({"sound": ["cat", "dog_bark"]}, sound(), True),
+        ({"sound": "any"}, sound("other"), True),
+        ({"sound": "any"}, speech("hello"), False),
+        ({"label": "bark"}, sound(), True),
+        ({"label": "Meow"}, sound(), False),
+        ({"sound": "dog_bark", "label": "Howl"}, sound(), False),
+        ({"sound": "dog_bark", "room": ["garden", "kitchen"]}, sound(), True),
+        ({"sound": "dog_bark", "room": "garden"}, sound(), False),
+        ({"sound": "dog_bark", "score": 0.9}, sound(), True),
+        ({"sound": "dog_bark", "score": 0.91}, sound(), False),
+        ({"sound": "dog_bark", "score": 0.0}, sound(score=None), False),
+        ({"speech": "any"}, speech("hello"), True),
+        ({"speech": "any"}, sound(), False),
+        ({"speech": "any"}, speech(None), False),
+        ({"speech": "good night"}, speech("Good, NIGHT everybody!"), True),
+        ({"speech": "good night"}, speech("good knight"), False),
+        ({"speech": "night"}, speech("nightly news"), False),
+        ({"speech": ["turn on", "switch on"]}, speech("Please switch on the light."), True),
+        ({"speech": "おやすみ"}, speech("では、おやすみなさい。", language="ja"), True),
+        ({"speech": "電気を 消して"}, speech("電気を消して。", language="ja"), True),
+        ({"exactly": "stop"}, speech("Stop!"), True),
+        ({"exactly": "stop"}, speech("Stop it"), False),
+        ({"regex": "good ?night"}, speech("Goodnight"), True),
+        ({"regex": "^night"}, speech("good night"), False),
+        ({"speech": "night", "regex": "good"}, speech("a bad night"), False),
+        ({"speech": "any", "language": "ja"}, speech("hello"), False),
+        ({"speech": "any", "language": ["ja", "en"]}, speech("hello"), True),
+        ({"speech": "any", "language": "en"}, speech("hello", language=None), False),
+        ({"sound": "dog_bark", "between": "11:00-13:00"}, sound(), True),
+        ({"sound": "dog_bark", "between": "22:00-07:00"}, sound(), False),
+        ({"sound": "dog_bark", "days": "weekdays"}, sound(), True),
+        ({"sound": "dog_bark", "days": ["sat", "Sunday"]}, sound(), False),
+        ({"sound": "dog_bark", "language": "en"}, sound(), True),  # `check` warns; it is no reason to stay silent
+    ],
+)
+def test_fires_on_what_it_names(when: dict[str, Any], event: Event, fires: bool) -> None:
+    assert len(house(rule(when)).feed(event, NOON)) == fires
+
+
+def test_text_passed_beside_the_event_is_matched() -> None:
+    assert house(rule({"speech": "good night"})).feed(speech(None), NOON, "good night")
+
+
+@pytest.mark.parametrize(
+    ("when", "reason"),
+    [
+        ({}, "needs either sound"),
+        ({"sound": "cat", "speech": "any"}, "needs either sound"),
+        ({"sound": "cat", "times": 5}, "belong together"),
+        ({"sound": "cat", "within": "5 min"}, "belong together"),
+        ({"sound": "cat", "lasting": 5, "absent": 5}, "exclude each other"),
+        ({"sound": "cat", "absent": 5, "state": "started"}, "takes no state"),
+        ({"sound": "cat", "lasting": "five"}, "not a duration"),
+        ({"sound": "cat", "lasting": -5}, "greater than 0"),
+        ({"sound": "cat", "lasting": True}, "not a duration"),
+        ({"sound": "cat", "between": "25:00-26:00"}, "not a part of the day"),
+        ({"sound": "cat", "between": "22:60-23:00"}, "not a part of the day"),
+        ({"sound": "cat", "days": "someday"}, "'mon'"),
+        ({"sound": []}, "at least 1"),
+        ({"speech": "!?"}, "no letters"),
+        ({"regex": "("}, "not a regular expression"),
+        ({"regex": "(a+)+$"}, "for ever"),
+        ({"regex": "((a|b)c)*"}, "for ever"),
+        ({"regex": "x" * 501}, "501 characters"),
+    ],
+)
+def test_refuses_nonsense(when: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        rule(when)
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"(?:please )?turn (on|off)", r"good ?night", r"\(x+\)+", r"[(+*]+", r"(?i)(on|off)$"]
+)
+def test_takes_usual_regular_expressions(pattern: str) -> None:
+    rule({"regex": pattern})
+
+
+@pytest.mark.parametrize(
+    ("do", "reason"),
+    [
+        ([], "at least 1"),
+        ([{"say": "hi"}], 'no action "say" in this version; there are publish, log'),
+        ([{"log": "x", "publish": {"topic": "a", "payload": "b"}}], "exactly one of publish, log"),
+        (["log"], "an action is one of"),
+        ([{"log": None}], "empty"),
+        ([{"publish": {"topic": "a/#", "payload": "x"}}], "wildcard #"),
+        ([{"publish": {"topic": "a/+/{{ room }}", "payload": "x"}}], "wildcard"),
+        ([{"publish": {"topic": "", "payload": "x"}}], "is empty"),
+        ([{"publish": {"topic": "a\0", "payload": "x"}}], "control character"),
+        ([{"publish": {"topic": "$SYS/x", "payload": "x"}}], "broker"),
+        ([{"publish": {"topic": "ä" * 40_000, "payload": "x"}}], "longer than 65535 bytes"),
+        ([{"publish": {"topic": "a/{{ text }}", "payload": "x"}}], "unknown field 'text'"),
+        ([{"publish": {"topic": "a", "payload": "{{ nosuch }}"}}], "unknown field 'nosuch'"),
+        ([{"publish": {"topic": "a", "payload": "{{ "}}], "unexpected"),
+        ([{"publish": {"topic": "a", "payload": "x", "qos": 3}}], "0, 1 or 2"),
+    ],
+)
+def test_refuses_actions(do: Any, reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        Rule.model_validate({"when": {"sound": "cat"}, "do": do})
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (90, 90),
+        ("90 s", 90),
+        ("90", None),
+        ("5 min", 300),
+        ("1 h 30 min", 5400),
+        ("2 days", 172800),
+        ("1.5m", 90),
+        ("200ms", 0.2),
+        ("5 parsecs", None),
+        ("", None),
+    ],
+)
+def test_durations(value: object, expected: float | None) -> None:
+    if expected is None:
+        with pytest.raises(ValueError, match="not a duration"):
+            duration(value)
+    else:
+        assert duration(value) == pytest.approx(expected)
+
+
+# --- time -------------------------------------------------------------------------------------------------------------
+
+
+def test_lasting_fires_once_while_the_sound_goes_on() -> None:
+    rules = house(rule({"sound": "dog_bark", "lasting": "2 min"}, do={"log": "{{ lasted | round }}"}))
+    assert not rules.feed(sound(), NOON)
+    assert rules.next_deadline() == NOON + 120
+    assert not rules.tick(NOON + 119.9)
+    assert logged(rules.tick(NOON + 120)) == ["120"]
+    assert not rules.tick(NOON + 240)
+    assert rules.next_deadline() is None
+    assert not rules.feed(sound(state=State.ENDED, duration=241.0), NOON + 241)
+
+
+def test_lasting_does_not_fire_for_a_sound_that_ended() -> None:
+    rules = house(rule({"sound": "dog_bark", "lasting": 120}))
+    rules.feed(sound(), NOON)
+    rules.feed(sound(state=State.ENDED, duration=60.0), NOON + 60)
+    assert rules.next_deadline() is None
+    assert not rules.tick(NOON + 500)
+
+
+def test_lasting_counts_from_the_onset() -> None:
+    rules = house(rule({"sound": "dog_bark", "lasting": 10}))
+    late = Event("a", "kitchen", "mic", "sound", State.STARTED, "dog_bark", "Bark", 0.9, offset=5.0, heard_at=6.5)
+    rules.feed(late, NOON)
+    assert rules.next_deadline() == NOON + 8.5
+
+
+def test_lasting_is_found_in_a_file_that_runs_faster_than_the_clock() -> None:
+    rules = house(rule({"sound": "dog_bark", "lasting": 120}))
+    rules.feed(sound(), NOON)
+    assert rules.feed(sound(state=State.ENDED, duration=130.0), NOON + 1)
+
+
+def test_lasting_waits_for_its_hours() -> None:
+    rules = house(rule({"sound": "music", "lasting": "10 min", "between": "22:00-07:00"}))
+    rules.feed(sound("music"), NOON)
+    assert not rules.tick(NOON + 9 * HOUR)
+    assert rules.next_deadline() == NOON + 10 * HOUR
+    assert rules.tick(NOON + 10 * HOUR)
+
+
+def test_a_late_tick_still_fires_before_the_end_is_seen() -> None:
+    rules = house(rule({"sound": "dog_bark", "lasting": 10}))
+    rules.feed(sound(), NOON)
+    assert rules.feed(sound(state=State.ENDED), NOON + 11)
+
+
+def test_absent_fires_once_and_again_after_the_sound_was_back() -> None:
+    rules = house(
+        rule(
+            {"sound": "snore", "room": "bedroom", "absent": "10 min"}, do={"log": "{{ state }} {{ room }} {{ lasted }}"}
+        )
+    )
+    assert rules.next_deadline() == NOON + 600
+    assert logged(rules.tick(NOON + 600)) == ["absent bedroom 600.0"]
+    assert not rules.tick(NOON + 5000)
+    assert not rules.feed(sound("snore", room="bedroom"), NOON + 6000)
+    assert rules.next_deadline() is None  # it goes on
+    assert not rules.tick(NOON + 9000)
+    rules.feed(sound("snore", State.ENDED, room="bedroom"), NOON + 9000)
+    assert not rules.tick(NOON + 9599)
+    assert rules.tick(NOON + 9600)
+
+
+def test_absence_needs_a_room_that_can_hear() -> None:
+    rules = house(rule({"speech": "any", "room": "kitchen", "absent": "1 h"}))
+    rules.presence(RoomChanged("garden", Presence.OFFLINE), NOON + 5)
+    assert rules.next_deadline() == NOON + HOUR
+    rules.presence(RoomChanged("kitchen", Presence.OFFLINE), NOON + 10)
+    assert rules.next_deadline() is None
+    assert not rules.tick(NOON + 2 * HOUR)
+    rules.presence(RoomChanged("kitchen", Presence.ONLINE), NOON + 2 * HOUR)
+    assert rules.next_deadline() == NOON + 3 * HOUR
+
+
+def test_a_room_that_was_lost_ends_its_sounds() -> None:
+    rules = house(rule({"sound": "dog_bark", "lasting": 60}))
+    rules.feed(sound(), NOON)
+    rules.presence(RoomChanged("kitchen", Presence.OFFLINE), NOON + 1)
+    assert rules.next_deadline() is None
+
+
+def test_times_within() -> None:
+    rules = house(rule({"sound": "dog_bark", "times": 3, "within": "1 min"}, do={"log": "{{ times }}"}))
+    assert not rules.feed(sound(), NOON)
+    assert not rules.feed(sound(), NOON + 61)  # the first is forgotten
+    assert not rules.feed(sound(), NOON + 62)
+    assert logged(rules.feed(sound(), NOON + 63)) == ["3"]
+    assert not rules.feed(sound(), NOON + 64)  # the count starts again
+
+
+def test_cooldown() -> None:
+    rules = house(rule({"sound": "dog_bark"}, cooldown="1 min"))
+    assert rules.feed(sound(), NOON)
+    assert not rules.feed(sound(), NOON + 59.9)
+    assert rules.feed(sound(), NOON + 60)
+    assert rules.fired == {"rule 1": 2}
+
+
+def test_a_clock_set_back_does_not_silence_a_rule() -> None:
+    rules = house(rule({"sound": "dog_bark"}, cooldown="1 min"), rule({"sound": "snore", "absent": "10 min"}))
+    rules.feed(sound(), NOON)
+    back = NOON - 30 * 86_400
+    rules.tick(back)
+    assert rules.next_deadline() == back + 600
+    assert rules.feed(sound(), back + 60)
+
+
+@pytest.mark.parametrize(
+    ("span", "days", "moment", "inside"),
+    [
+        ("22:00-07:00", None, "2026-11-23T23:59", True),
+        ("22:00-07:00", None, "2026-11-23T06:59", True),
+        ("22:00-07:00", None, "2026-11-23T07:00", False),
+        ("22:00-07:00", None, "2026-11-23T21:59", False),
+        ("22:00-07:00", ("sun",), "2026-11-23T03:00", True),  # Monday morning is Sunday's night
+        ("22:00-07:00", ("mon",), "2026-11-23T03:00", False),
+        ("00:00-24:00", ("mon",), "2026-11-23T23:59", True),
+        ("07:00-07:00", None, "2026-11-23T07:00", False),
+    ],
+)
+def test_hours_in_local_time(span: str, days: tuple[str, ...] | None, moment: str, inside: bool) -> None:
+    zone = timezone(timedelta(hours=9))
+    between = rule({"sound": "cat", "between": span}).when.between
+    hours = Hours(between, days, zone)
+    assert hours.hold(datetime.fromisoformat(moment).replace(tzinfo=zone).timestamp()) is inside
+
+
+@needs_zones
+@given(
+    st.integers(0, 1439),
+    st.integers(0, 1440),
+    st.sampled_from([None, ("mon",), ("sat", "sun")]),
+    st.floats(NOON, NOON + 3e7),
+    st.sampled_from(["UTC", "Europe/Berlin", "Asia/Tokyo", "Pacific/Auckland"]),
+)
+@settings(max_examples=200, deadline=None)
+def test_the_next_opening_is_open_and_never_in_the_past(
+    start: int, end: int, days: tuple[str, ...] | None, now: float, zone: str
+) -> None:
+    hours = Hours(Span(start, end), days, ZoneInfo(zone))
+    opening = hours.opening(now)
+    if start == end:
+        assert opening is None
+    elif opening is not None:
+        assert opening >= now
+        assert hours.hold(opening)
+    else:  # only where summer time skips a whole short span
+        assert zone in {"Europe/Berlin", "Pacific/Auckland"}
+
+
+# --- actions ----------------------------------------------------------------------------------------------------------
+
+
+def test_publishes_what_the_templates_say() -> None:
+    publish = {
+        "topic": "house/{{ room }}",
+        "payload": "{{ label }} {{ room_name }} {{ time }}",
+        "qos": 2,
+        "retain": True,
+    }
+    rules = house(
+        rule({"sound": "dog_bark"}, do=[{"publish": publish}, {"log": "a\nb"}], name="dog"), rooms={"kitchen": "台所"}
+    )
+    assert rules.feed(sound(), NOON) == [
+        Publish("house/kitchen", "Bark 台所 12:00", 2, True, "dog"),
+        Log("a b", "dog"),
+    ]
+
+
+@pytest.mark.parametrize(("payload", "expected"), [("ON", "ON"), (1, "1"), (True, "true"), (2.5, "2.5")])
+def test_payloads_may_be_numbers(payload: object, expected: str) -> None:
+    (action,) = house(rule({"sound": "cat"}, do={"publish": {"topic": "a", "payload": payload}})).feed(
+        sound("cat"), NOON
+    )
+    assert isinstance(action, Publish)
+    assert action.payload == expected
+
+
+def test_templates_do_not_see_what_was_said_unless_allowed() -> None:
+    spy = rule({"speech": "secret"}, do={"log": "{{ text }}|{{ words }}|{{ event | tojson }}|{{ label }}"})
+    (hidden,) = logged(house(spy).feed(speech("my secret"), NOON))
+    assert hidden.startswith("||")
+    assert "secret" not in hidden
+    assert "good" not in hidden
+    (shown,) = logged(house(spy, transcripts=True).feed(speech("my secret"), NOON))
+    assert shown.startswith('my secret|[{"word": "good"')
+
+
+def test_slots_of_an_intent_are_hidden_too() -> None:
+    event = Event(
+        "s",
+        "k",
+        "m",
+        "speech",
+        State.HEARD,
+        "speech",
+        "Speech",
+        1.0,
+        "note milk",
+        intent={"name": "note", "slots": {"what": "milk"}},
+    )
+    (line,) = logged(house(rule({"speech": "any"}, do={"log": "{{ intent }}"})).feed(event, NOON))
+    assert line == '{"name": "note", "slots": {"what": null}}'
+
+
+def test_a_template_that_fails_is_told_once_and_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    broken = rule({"sound": "any"}, do=[{"log": "{{ text.upper() }}"}, {"log": "second"}], name="broken")
+    rules = house(broken, rule({"sound": "any"}, do={"log": "third"}))
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert logged(rules.feed(sound(), NOON)) == ["second", "third"]
+    assert rules.failed == {"broken": 3}
+    assert [record.getMessage() for record in caplog.records if "broken" in record.getMessage()] == [
+        "rule 'broken': log: 'None' has no attribute 'upper' (later failures are only counted)"
+    ]
+
+
+def test_a_topic_with_a_wildcard_is_refused_after_rendering(caplog: pytest.LogCaptureFixture) -> None:
+    rules = house(rule({"sound": "any"}, do={"publish": {"topic": "a/{{ room }}", "payload": "x"}}, name="wild"))
+    with caplog.at_level(logging.WARNING):
+        assert not rules.feed(sound(room="#"), NOON)
+        assert not rules.feed(sound(room="a+b"), NOON)
+    assert rules.refused == {"wild": 2}
+    assert caplog.text.count("rule 'wild' publishes nothing") == 1
+    assert len(rules.feed(sound(room="kitchen"), NOON)) == 1
+
+
+@given(st.text(max_size=30))
+def test_topics_that_pass_are_mqtt_topics(topic: str) -> None:
+    if topic_problem(topic) is None:
+        assert topic
+        assert not set(topic) & {"#", "+", "\0"}
+        assert len(topic.encode()) <= 65_535
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_a_text_says_its_own_words(before: str, phrase: str) -> None:
+    if fold(phrase):
+        assert says(phrase, phrase)
+        assert says(f"{before} {phrase}", phrase)
+
+
+texts = st.none() | st.text(max_size=50)
+numbers = st.none() | st.floats(allow_nan=True, allow_infinity=True)
+events = st.builds(
+    Event,
+    id=st.text(max_size=3),
+    room=st.sampled_from(["kitchen", "garden"]) | st.text(max_size=5),
+    source=st.text(max_size=5),
+    kind=st.sampled_from(["sound", "speech"]),
+    state=st.sampled_from(list(State)),
+    event_type=st.sampled_from(["dog_bark", "speech"]) | st.text(max_size=5),
+    label=st.text(max_size=10),
+    score=numbers,
+    text=texts,
+    language=texts,
+    words=st.none() | st.tuples(st.builds(Word, st.text(max_size=5), st.just(0.0), st.just(1.0))),
+    intent=st.none() | st.dictionaries(st.text(max_size=5), st.text(max_size=5)),
+    caption=texts,
+    duration=numbers,
+    offset=st.floats(),
+    heard_at=st.floats(),
+    level_dbfs=numbers,
+)
+
+
+@given(st.lists(st.tuples(events, st.floats(-100, 100)), max_size=8))
+@settings(max_examples=150, deadline=None)
+def test_no_event_makes_a_rule_raise(heard: list[tuple[Event, float]]) -> None:
+    everything = {"publish": {"topic": "a/{{ room }}/{{ event_type }}", "payload": "{{ event | tojson }} {{ text.x }}"}}
+    rules = house(
+        rule({"sound": "any"}, do=[everything, {"log": "{{ score | round(2) }} {{ lasted }}"}]),
+        rule({"sound": "any", "lasting": 3, "score": 0.1}, do=everything),
+        rule({"sound": "any", "absent": 2, "between": "11:00-12:05"}, do=everything),
+        rule({"speech": "any", "times": 2, "within": 5}, do=everything, cooldown=1),
+        rule({"regex": "a+.b", "language": "en"}, do=everything),
+        rule({"speech": ["おはよう", "good morning"], "room": "kitchen"}, do=everything),
+        transcripts=True,
+    )
+    for event, moment in heard:
+        for action in rules.feed(event, NOON + moment):
+            if isinstance(action, Publish):
+                assert topic_problem(action.topic) is None
+        deadline = rules.next_deadline()
+        assert deadline is None or deadline >= NOON + moment
+        rules.tick(NOON + moment + 1)
+
+
+def test_following_many_sounds_is_bounded() -> None:
+    rules = house(rule({"sound": "any", "lasting": "1 h"}))
+    for number in range(1_200):
+        rules.feed(sound(key=str(number)), NOON)
+    assert len(rules.tick(NOON + HOUR)) == 1_000
