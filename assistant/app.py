@@ -7,7 +7,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -31,11 +31,14 @@ BROKER_PORT = 1883
 HEALTH_EVERY = 60.0  # seconds
 TICK = 1.0  # seconds between two looks of the rules at the clock
 BACKOFF = (1.0, 60.0)  # seconds: first and longest wait before a broken part is tried again
+CONNECT_WITHIN = 5.0  # seconds that a recording waits for the outputs
 DRAIN = 10.0  # seconds for what was heard before the signal
 
 
 class Output(Protocol):
     """Who is told. An output has its own bounded inbox, so that a dead broker cannot stall the rest."""
+
+    connected: asyncio.Event  # set while what is offered goes out at once
 
     def offer(self, item: Fact | Publish) -> None:
         """Take an item; never blocks."""
@@ -158,6 +161,8 @@ class Daemon:
 
     async def _listen(self, ear: _Ear) -> None:
         """Hear one room; a source that breaks is opened again with back-off, a file that ended is not."""
+        if not ear.live:
+            await self._outputs_connected()
         delay = BACKOFF[0]
         while True:
             opened = time.monotonic()
@@ -181,6 +186,13 @@ class Daemon:
                 delay = BACKOFF[0]
             await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 (jitter, not a secret)
             delay = min(2.0 * delay, BACKOFF[1])
+
+    async def _outputs_connected(self) -> None:
+        """A recording can wait: let whoever subscribed see it from its beginning."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CONNECT_WITHIN):
+                for output in self._outputs.values():
+                    await output.connected.wait()
 
     async def _hear(self, ear: _Ear) -> None:
         """Open the room's source afresh and hear it to its end."""
