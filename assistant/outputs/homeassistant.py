@@ -16,6 +16,7 @@ from assistant.settings import Settings
 
 HEALTH_LIFETIME = 180  # seconds: health comes each minute
 LEVEL_LIFETIME = 90  # seconds: a level comes at least each 30 s
+TOPIC = r"^[^+#\x00/]+(/[^+#\x00/]+)*$"  # no wildcard, no empty level
 ALWAYS_SENT = ("other", "speech", "test")  # event types beside the sounds of the home
 
 # The same event twice would fire automations twice, and a late one would fire them late.
@@ -55,14 +56,14 @@ class HomeAssistantSettings(Settings):
     discovery: bool = Field(default=True, description="announce the house and its rooms to Home Assistant")
     prefix: str = Field(
         default="homeassistant",
-        pattern=r"^[^+#\x00/]+(/[^+#\x00/]+)*$",
+        pattern=TOPIC,
         description="discovery prefix that Home Assistant's MQTT integration listens to",
     )
-
-    @property
-    def birth_topic(self) -> str:
-        """Where Home Assistant says that it started."""
-        return f"{self.prefix}/status"
+    birth_topic: str = Field(
+        default="homeassistant/status",
+        pattern=TOPIC,
+        description="where Home Assistant says that it started; its default does not depend on the prefix",
+    )
 
 
 def node(install: str) -> str:

@@ -8,28 +8,21 @@ durable outbox can take the inbox's place: it holds `Message`s and nothing else.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import random
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from assistant.channel import Channel
 from assistant.errors import ConfigurationError
 from assistant.events import Fact, LevelMeasured, Publish
-from assistant.outputs import homeassistant
+from assistant.outputs.announce import Announcer
 from assistant.outputs.homeassistant import HomeAssistantSettings
-from assistant.outputs.mqtt_client import (
-    PROTOCOL_NAMES,
-    Link,
-    LinkError,
-    MqttSettings,
-    ProtocolRefusedError,
-    TlsSettings,
-)
+from assistant.outputs.mqtt_client import PROTOCOL_NAMES, Connector, Link, LinkError, MqttSettings, TlsSettings
 from assistant.outputs.topics import REPEAT_EVERY, Home, House, Message
 
 __all__ = ["Mqtt", "MqttSettings", "TlsSettings"]
@@ -41,15 +34,18 @@ SENDS = 5  # a message that five connections in a row did not survive is given u
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between two attempts to connect
 STABLE_AFTER = 30.0  # seconds: a connection that lasted longer was a good one
 FLAPS = 3  # that many in a row that lasted less want an explanation
-VIA_DEVICE_PAUSE = 0.2  # seconds: Home Assistant must know the hub before a room names it
-ANNOUNCED_TIMEOUT = 2.0  # seconds for the broker to hand over what an earlier run announced
+RECALL_TIMEOUT = 2.0  # seconds for the broker to hand over what an earlier run announced
 BIRTH_WAIT = 5.0  # seconds: everyone answers Home Assistant's birth message, but not at the same time
 CLOSE_TIMEOUT = 1.0  # seconds for DISCONNECT
 CANCELLED_DRAIN = 1.0  # seconds to drain when `run` is cancelled rather than stopped
 
 
 class Mqtt:
-    """The MQTT output of one daemon. The constructor does nothing; `run` connects and reconnects for ever."""
+    """The MQTT output of one daemon. The constructor does nothing; `run` connects and reconnects for ever.
+
+    Read it from `run` down: one `_connection` after the other, each of which announces, then drains, repeats and
+    follows Home Assistant until it is lost or we stop. Its many small methods are the steps of that one life.
+    """
 
     def __init__(
         self,
@@ -69,22 +65,22 @@ class Mqtt:
         self._homeassistant = homeassistant_settings or HomeAssistantSettings()
         self._clock = clock
         self._birth_wait = birth_wait
-        self._client_id = settings.client_id or f"kikimimi-{home.install}"
+        self._connector = Connector(settings, settings.client_id or f"kikimimi-{home.install}")
         self._house = House(home, settings.base_topic)
         self._inbox: Channel[Message] = Channel("mqtt inbox", INBOX)
         self._resend: deque[Message] = deque()
         self._link: Link | None = None
+        self._said_goodbye_to: Link | None = None
         self._live = False  # the table was published on this connection: states go out one by one from now on
         self._settled_at = 0.0
         self._settled_drops = 0
-        self._protocol = 5
         self._connects = 0
         self._expired = 0
         self._given_up = 0
         self._refused = 0
         self._cause: str | None = None  # why there is no connection, as last logged
-        self._swept = False
-        self._announced: asyncio.Future[bytes] | None = None
+        self._announcer = Announcer(home, settings.base_topic, self._homeassistant, clock)
+        self._memory: asyncio.Future[bytes] | None = None  # what an earlier run announced
         self._birth = asyncio.Event()
         self._stop = asyncio.Event()
         self._stopped = asyncio.Event()
@@ -103,7 +99,7 @@ class Mqtt:
         """Figures for the health topic."""
         return {
             "connected": self.connected.is_set(),
-            "protocol": PROTOCOL_NAMES[self._protocol] if self.connected.is_set() else None,
+            "protocol": PROTOCOL_NAMES[self._connector.protocol] if self.connected.is_set() else None,
             "reconnects": max(0, self._connects - 1),
             "queue": len(self._inbox) + len(self._resend),
             "in_flight": len(self._link.unacknowledged) if self._link is not None else 0,
@@ -137,6 +133,7 @@ class Mqtt:
         """Tell at once that service and rooms are offline and nothing sounds; what is queued still goes out."""
         messages = self._house.close(self._clock())
         if self._link is not None:
+            self._said_goodbye_to = self._link
             for message in messages:
                 self._send(self._link, message)
 
@@ -168,7 +165,8 @@ class Mqtt:
             self._leave(link)
 
     async def _open_unless_stopped(self) -> Link | None:
-        opening = asyncio.create_task(self._open(), name="mqtt open")
+        will = Message(self._house.status_topic, "offline", self._clock(), retain=True)
+        opening = asyncio.create_task(self._connector.open(will, self._received), name="mqtt open")
         stopping = asyncio.create_task(self._stop.wait(), name="mqtt stop")
         try:
             await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -184,36 +182,10 @@ class Mqtt:
         await asyncio.gather(opening, return_exceptions=True)
         return None
 
-    async def _open(self) -> Link:
-        """Connect with the version that worked last, MQTT 5 at first, and with the other one when it is refused."""
-        other = {5: 4, 4: 5}[self._protocol]
-        try:
-            return await self._open_with(self._protocol)
-        except ProtocolRefusedError as error:
-            log.debug("MQTT: %s; trying MQTT %s", error, PROTOCOL_NAMES[other])
-            try:
-                link = await self._open_with(other)
-            except ProtocolRefusedError:
-                raise error from None
-            self._protocol = other
-            return link
-
-    async def _open_with(self, protocol: int) -> Link:
-        link = Link(
-            self.settings,
-            client_id=self._client_id,
-            protocol=protocol,
-            will=Message(self._house.status_topic, "offline", self._clock(), retain=True),
-            received=self._received,
-        )
-        await link.open()
-        return link
-
     def _leave(self, link: Link) -> None:
         """Keep what the broker did not acknowledge, for the next connection."""
         self._link = None
         self._live = False
-        self._announced = None
         self.connected.clear()
         self._refused += link.refused
         link.abandon()
@@ -229,7 +201,8 @@ class Mqtt:
         """Two clients of one name throw each other out, and not every broker says so."""
         if flaps < FLAPS:
             return ""
-        return f" ({flaps} times soon after connecting: does another client use the client_id {self._client_id!r}?)"
+        name = self._connector.client_id
+        return f" ({flaps} times soon after connecting: does another client use the client_id {name!r}?)"
 
     def _report(self, cause: str) -> None:
         """Log a cause once, however often it repeats."""
@@ -251,7 +224,7 @@ class Mqtt:
         log.info(
             "MQTT: connected to %s (MQTT %s%s)",
             self.settings.address,
-            PROTOCOL_NAMES[self._protocol],
+            PROTOCOL_NAMES[self._connector.protocol],
             ", TLS" if self.settings.tls is not None else "",
         )
         self._cause = None
@@ -262,10 +235,7 @@ class Mqtt:
         if self._homeassistant.discovery:
             link.subscribe(self._homeassistant.birth_topic)
         await self._settle(link)
-        if self._homeassistant.discovery:
-            await self._discover(link)
-        if self._swept:  # before that it still says what an earlier run announced
-            await self._send_all(link, [self._retained(self._announced_topic, self._announcement())])
+        await self._announcer.announce(partial(self._send_all, link))
         await self._send_all(link, [self._house.status(self._clock())])
         self.connected.set()
 
@@ -275,20 +245,6 @@ class Mqtt:
         self._settled_at = self._clock()
         self._settled_drops = self._inbox.drops
         await self._send_all(link, self._house.states(self._settled_at))
-
-    async def _discover(self, link: Link, removed: Mapping[str, tuple[str, ...]] | None = None) -> None:
-        """Publish the hub, then the rooms. `removed`: event types to delete, by room id."""
-        prefix, base = self._homeassistant.prefix, self.settings.base_topic
-        hub = homeassistant.hub_payload(self.home, base)
-        await self._send_all(link, [self._retained(homeassistant.config_topic(prefix, self.home.install), hub)])
-        await asyncio.sleep(VIA_DEVICE_PAUSE)
-        for room in self.home.rooms:
-            payload = homeassistant.room_payload(self.home, room, base, removed=(removed or {}).get(room.id, ()))
-            topic = homeassistant.config_topic(prefix, self.home.install, room.id)
-            await self._send_all(link, [self._retained(topic, payload)])
-
-    def _retained(self, topic: str, payload: str | Mapping[str, Any]) -> Message:
-        return Message(topic, payload, self._clock(), retain=True, state=True)
 
     async def _send_all(self, link: Link, messages: list[Message]) -> None:
         for message in messages:
@@ -329,7 +285,7 @@ class Mqtt:
 
     async def _farewell(self, link: Link, seconds: float) -> None:
         """Offline at once, then the queue, then DISCONNECT."""
-        if not self._house.closed:
+        if self._said_goodbye_to is not link:
             self.go_offline()
         try:
             async with asyncio.timeout(seconds):
@@ -348,14 +304,13 @@ class Mqtt:
         if topic == self._homeassistant.birth_topic:
             if payload == b"online" and not retained:
                 self._birth.set()
-        elif self._announced is not None and not self._announced.done():
-            self._announced.set_result(payload)
+        elif topic == self._announcer.memory_topic and self._memory is not None and not self._memory.done():
+            self._memory.set_result(payload)
 
     async def _follow_homeassistant(self, link: Link) -> None:
         """Once a run, remove what is configured no longer; then announce again whenever Home Assistant starts."""
-        if not self._swept:
-            await self._sweep(link)
-            self._swept = True
+        if not self._announcer.swept:
+            await self._announcer.sweep(partial(self._send_all, link), await self._recall(link))
         while True:
             await self._birth.wait()
             await asyncio.sleep(self._birth_wait())
@@ -363,78 +318,17 @@ class Mqtt:
             log.info("MQTT: Home Assistant has started, announcing again")
             await self._announce(link)
 
-    async def _sweep(self, link: Link) -> None:
-        """Remove rooms and event types that an earlier run announced and that are gone.
-
-        What was announced is remembered in a retained topic of our own, so that a broker shared with another
-        installation, or with other software, is never cleaned of what is not ours.
-        """
-        self._announced = asyncio.get_running_loop().create_future()
-        link.subscribe(self._announced_topic)
+    async def _recall(self, link: Link) -> bytes:
+        """What an earlier run announced, as the broker kept it."""
+        self._memory = asyncio.get_running_loop().create_future()
+        link.subscribe(self._announcer.memory_topic)
         try:
-            async with asyncio.timeout(ANNOUNCED_TIMEOUT):
-                before = _announced_before(await self._announced)
+            async with asyncio.timeout(RECALL_TIMEOUT):
+                return await self._memory
         except TimeoutError:
-            before = {}
-        link.unsubscribe(self._announced_topic)
-        await self._remove(link, before, self._announcement())
-        await self._send_all(link, [self._retained(self._announced_topic, self._announcement())])
-
-    @property
-    def _announced_topic(self) -> str:
-        return f"{self.settings.base_topic}/announced/{self.home.install}"
-
-    def _announcement(self) -> dict[str, Any]:
-        """What this run announces, for the one that comes after it."""
-        return {
-            "prefix": self._homeassistant.prefix if self._homeassistant.discovery else None,
-            "rooms": {room.id: [sound.event_type for sound in self.home.sounds] for room in self.home.rooms},
-        }
-
-    async def _remove(self, link: Link, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        rooms: Mapping[str, list[str]] = before.get("rooms", {})
-        prefix, base = before.get("prefix"), self.settings.base_topic
-        gone = [room for room in rooms if room not in now["rooms"]]
-        removed: dict[str, tuple[str, ...]] = {}
-        states = [f"{base}/{room}/{end}" for room in gone for end in ("status", "last/sound", "last/speech")]
-        for room, event_types in rooms.items():
-            dropped = tuple(event_type for event_type in event_types if event_type not in now["rooms"].get(room, ()))
-            states += [f"{base}/{room}/sound/{kind}/{end}" for kind in dropped for end in ("state", "attributes")]
-            if room not in gone and dropped:
-                removed[room] = dropped
-        moved = prefix != now["prefix"]
-        if prefix is not None:
-            if removed and not moved:
-                await self._discover(link, removed)
-                await asyncio.sleep(VIA_DEVICE_PAUSE)
-                await self._discover(link)
-            devices: list[str | None] = [*rooms, None] if moved else [*gone]  # None is the hub
-            await self._empty(link, [homeassistant.config_topic(prefix, self.home.install, room) for room in devices])
-        await asyncio.sleep(VIA_DEVICE_PAUSE)  # entities go first: an empty state would make them complain
-        await self._empty(link, states)
-        if gone or removed:
-            log.info("MQTT: removed what is configured no longer: rooms %s, sounds %s", gone, removed)
-
-    async def _empty(self, link: Link, topics: list[str]) -> None:
-        """Delete retained messages."""
-        await self._send_all(link, [self._retained(topic, "") for topic in topics])
-
-
-def _announced_before(payload: bytes) -> dict[str, Any]:
-    """What an earlier run announced; {} when that cannot be read."""
-    try:
-        before = json.loads(payload)
-    except ValueError:
-        return {}
-    if not isinstance(before, dict) or not isinstance(before.get("rooms"), dict):
-        return {}
-    rooms = {
-        room: [event_type for event_type in event_types if isinstance(event_type, str)]
-        for room, event_types in before["rooms"].items()
-        if isinstance(event_types, list)
-    }
-    prefix = before.get("prefix")
-    return {"prefix": prefix if isinstance(prefix, str) else None, "rooms": rooms}
+            return b""
+        finally:
+            link.unsubscribe(self._announcer.memory_topic)
 
 
 def _backoff(attempt: int) -> float:

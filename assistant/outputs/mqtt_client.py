@@ -42,6 +42,8 @@ ROOM_FOR_HEADER = 64  # bytes of a PUBLISH beside topic and payload
 REFUSED_VERSION = ("Unsupported protocol version",)
 REFUSED_LOGIN = ("Not authorized", "Bad user name or password", "Bad authentication method")
 
+Received = Callable[[str, bytes, bool], None]  # topic, payload, retained
+
 PROTOCOLS = {5: MQTTProtocolVersion.MQTTv5, 4: MQTTProtocolVersion.MQTTv311}
 PROTOCOL_NAMES = {5: "5.0", 4: "3.1.1"}
 
@@ -140,7 +142,10 @@ class ProtocolRefusedError(LinkError):
 
 
 class Link:
-    """One connection: `open`, then `send` and `room`, then `close`; `broken` raises `LinkError` when it is lost."""
+    """One connection: `open`, then `send` and `room`, then `close`; `broken` raises `LinkError` when it is lost.
+
+    Each of paho's callbacks appears twice: as it comes in paho's thread, and as it is dealt with on the loop.
+    """
 
     def __init__(
         self,
@@ -149,7 +154,7 @@ class Link:
         client_id: str,
         protocol: int,
         will: Message,
-        received: Callable[[str, bytes, bool], None],
+        received: Received,
     ) -> None:
         """`protocol` is 5 or 4 (3.1.1); `received(topic, payload, retained)` is called on the loop."""
         self.settings = settings
@@ -412,6 +417,34 @@ class Link:
             self.refused += 1
             if self.refused == 1:
                 log.warning("MQTT: the broker does not take %s: %s (said once)", message.topic, reason.getName())
+
+
+class Connector:
+    """Makes one link after the other, with the version of MQTT that worked last: 5 at first."""
+
+    def __init__(self, settings: MqttSettings, client_id: str) -> None:
+        self.settings = settings
+        self.client_id = client_id
+        self.protocol = 5
+
+    async def open(self, will: Message, received: Received) -> Link:
+        """Connect and log in, with the other version at once when this one is refused. Raises `LinkError`."""
+        other = {5: 4, 4: 5}[self.protocol]
+        try:
+            return await self._open_with(self.protocol, will, received)
+        except ProtocolRefusedError as error:
+            log.debug("MQTT: %s; trying MQTT %s", error, PROTOCOL_NAMES[other])
+            try:
+                link = await self._open_with(other, will, received)
+            except ProtocolRefusedError:
+                raise error from None
+            self.protocol = other
+            return link
+
+    async def _open_with(self, protocol: int, will: Message, received: Received) -> Link:
+        link = Link(self.settings, client_id=self.client_id, protocol=protocol, will=will, received=received)
+        await link.open()
+        return link
 
 
 def _properties(packet: int, **values: int) -> Properties:

@@ -59,7 +59,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reconnect and look for what earlier runs announced without waiting long."""
     monkeypatch.setattr(mqtt, "FIRST_WAIT", 0.1)
     monkeypatch.setattr(mqtt, "LONGEST_WAIT", 0.4)
-    monkeypatch.setattr(mqtt, "ANNOUNCED_TIMEOUT", 0.3)
+    monkeypatch.setattr(mqtt, "RECALL_TIMEOUT", 0.3)
 
 
 @pytest.fixture

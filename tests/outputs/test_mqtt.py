@@ -288,6 +288,17 @@ async def test_events_may_follow_after_going_offline(any_port: int, started: Sta
     assert subscriber.payloads("kikimimi/status")[-1] == "offline"
 
 
+async def test_a_stop_right_after_connecting_says_offline(any_port: int, quick: None, subscribe: Subscribe):
+    subscriber = subscribe(any_port)
+    subscriber.publish("kikimimi/status", "online", retain=True)  # what a connection lost a moment ago left behind
+    output = Mqtt(MqttSettings(host="127.0.0.1", port=any_port), HOME)
+    task = asyncio.create_task(output.run())
+    await until(lambda: output._link is not None)
+    await output.stop(2)
+    await asyncio.wait_for(task, 4)
+    await until(lambda: subscriber.payloads("kikimimi/status")[-1:] == ["offline"])
+
+
 async def test_cancelling_says_offline_too(any_port: int, quick: None, subscribe: Subscribe):
     subscriber = subscribe(any_port)
     output = Mqtt(MqttSettings(host="127.0.0.1", port=any_port), HOME)
@@ -705,7 +716,7 @@ async def run_once(started: Start, port: int, home: object, **options: object) -
     """A run that announces and ends."""
     output = started(port, home, **options)
     await online(output)
-    await until(lambda: output._swept)
+    await until(lambda: output._announcer.swept)
     await output.stop(2)
 
 
