@@ -3,17 +3,16 @@
 Labels are folded into *families*: the home's groups, kinds of sound that the tagger mixes up, and the rest one by one.
 A family's evidence is the mean score of its best label over the last windows of an activity, less what the room always
 sounds like; the more windows agree, the less each must say. One physical sound has one voice: while a sound is running
-another family must be plainly stronger.
+another family must be plainly stronger. How the numbers were found: docs/adr/0001-sound-tracking.md.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
@@ -26,6 +25,18 @@ from assistant.settings import Settings
 
 OTHER = "other"  # event type of a label in no group
 Scores = NDArray[np.float32]
+AGREEMENT = (1.0, 0.4, 0.15)  # share of `single` that one, two, three agreeing windows must bring
+SURE = 0.8  # no single window must score more than this: YAMNet seldom does
+KEEP = 0.4  # times the threshold: evidence that a running sound goes on
+FAINT = 0.3  # times the threshold: evidence that a sound has begun
+SPEAKING = 0.4  # mean speech score above which somebody speaks
+SPEECH_CAUTION = 0.5  # thresholds rise by this share of the speech score while somebody speaks
+EXPLAINED = 0.3  # times the threshold: an exact family this strong explains what a general label says
+GENERAL_NAME = 0.6  # times the best label's score at which a family's first label, its general name, is said instead
+GENERAL_THRESHOLD = 0.7
+QUIET_WEIGHT = 1.5  # times the mean background score that is subtracted: scores of noise fluctuate
+QUIET_RATE = 0.3  # share of the newest background window in the mean
+ONSET_IN_WINDOW = round(0.6 * SAMPLE_RATE)  # samples before the end of the first window that shows a sound
 
 
 class Sensitivity(StrEnum):
@@ -44,9 +55,9 @@ class SoundSettings(Settings):
 
     sensitivity: Sensitivity = Field(default=Sensitivity.BALANCED, description="shifts every threshold")
     threshold: float = Field(default=0.3, gt=0.0, le=1.0, description="mean score a family needs when windows agree")
-    single: float = Field(default=0.3, ge=0.0, le=1.0, description="added to the threshold for a single window")
+    single: float = Field(default=2.0, ge=1.0, le=5.0, description="times the threshold for a single window")
     memory: int = Field(default=4, ge=1, le=20, description="windows of an activity that are averaged")
-    second_voice: float = Field(default=0.25, ge=0.0, le=1.0, description="added while another sound is running")
+    second_voice: float = Field(default=2.0, ge=1.0, le=10.0, description="times the threshold while a sound runs")
     hold: float = Field(default=1.5, ge=0.2, le=60.0, description="seconds without evidence after which a sound ended")
     background_seconds: float = Field(default=60.0, gt=0.0, description="seconds of activity that teach the background")
 
@@ -54,9 +65,10 @@ class SoundSettings(Settings):
 class SoundGroup(Settings):
     """One family of the sound table."""
 
-    labels: tuple[str, ...] = Field(description="AudioSet display names")
+    labels: tuple[str, ...] = Field(description="AudioSet display names, the general name first")
     threshold: float | None = Field(default=None, gt=0.0, le=1.0, description="score at which it counts as heard")
     agreement: int = Field(default=1, ge=1, le=10, description="windows that must agree")
+    hold: float | None = Field(default=None, ge=0.2, le=600.0, description="seconds without evidence until it ended")
     cool_down: float = Field(default=2.0, ge=0.0, description="seconds after its end until it may be raised again")
     alert: bool = Field(default=False, description="somebody must hear about it: never learnt as background")
 
@@ -85,6 +97,8 @@ def load_table(path: Path) -> SoundTable:
 
 @dataclass(frozen=True, slots=True)
 class _Family:
+    """Labels that mean one kind of sound."""
+
     event_type: str
     group: SoundGroup
     indices: tuple[int, ...]
@@ -98,8 +112,8 @@ class _Sound:
     key: int
     family: int
     label: str
-    score: float
-    start: int
+    score: float  # best so far
+    start: int  # samples
     last: int  # samples: end of the last window that held evidence
 
 
@@ -109,35 +123,38 @@ class _Heard:
 
     end: int
     labels: Scores  # shape (labels,), background subtracted
-    families: Scores  # shape (families,), best of each
+    families: Scores  # shape (families,), best label of each
     speech: float
 
 
 def _families(table: SoundTable, labels: Sequence[str]) -> list[_Family]:
+    """Every label of the tagger in one family, but speech and scenes. A group takes its labels out of all else."""
     index = {label: i for i, label in enumerate(labels)}
     taken: dict[str, str] = {}
 
-    def indices(name: str, members: Sequence[str]) -> tuple[int, ...]:
+    def take(name: str, members: Sequence[str], *, claim: bool = False) -> tuple[int, ...]:
+        chosen = []
         for label in members:
             if label not in index:
-                raise ConfigurationError(f"sounds: {name}: {label!r} is no AudioSet display name of the tagger")
-            if label in taken:
-                raise ConfigurationError(f"sounds: {label!r} is in {taken[label]} and in {name}; keep one of them")
-            taken[label] = name
-        return tuple(index[label] for label in members)
+                raise ConfigurationError(f"sounds: {name}: {label!r} is no label of the tagger; see the shipped table")
+            if claim and label in taken:
+                raise ConfigurationError(
+                    f"sounds: {label!r} is in {taken[label]} and in {name}; keep it in one of them"
+                )
+            if label not in taken:
+                taken[label] = name
+                chosen.append(index[label])
+        return tuple(chosen)
 
-    for name, members in (("speech", table.speech), ("scenes", table.scenes)):
-        indices(name, members)
-    families = [
-        _Family(slug, group, indices(slug, group.labels)) for slug, group in table.groups.items() if group.labels
-    ]
-    families += [_Family(OTHER, group, indices(name, group.labels)) for name, group in table.families.items()]
-    families += [
-        _Family(OTHER, SoundGroup(labels=(label,), threshold=0.7), indices("general", (label,)), general=True)
-        for label in table.general
-    ]
-    families += [_Family(OTHER, SoundGroup(labels=(label,)), (i,)) for label, i in index.items() if label not in taken]
-    return families
+    families = [_Family(slug, group, take(slug, group.labels, claim=True)) for slug, group in table.groups.items()]
+    take("speech", table.speech)
+    take("scenes", table.scenes)
+    families += [_Family(OTHER, group, take(name, group.labels)) for name, group in table.families.items()]
+    for label in table.general:
+        group = SoundGroup(labels=(label,), threshold=GENERAL_THRESHOLD)
+        families.append(_Family(OTHER, group, take("general", (label,)), general=True))
+    families += [_Family(OTHER, SoundGroup(labels=(label,)), take(label, (label,))) for label in labels]
+    return [family for family in families if family.indices]
 
 
 class Tracker:
@@ -149,30 +166,30 @@ class Tracker:
         self._labels = tuple(labels)
         self._families = _families(table, labels)
         self._members = np.concatenate([family.indices for family in self._families])
-        self._starts = np.cumsum([0] + [len(family.indices) for family in self._families[:-1]])
+        self._offsets = np.cumsum([0] + [len(family.indices) for family in self._families[:-1]])
         shift = SHIFT[self._settings.sensitivity]
         self._thresholds = np.array([(f.group.threshold or self._settings.threshold) * shift for f in self._families])
-        self._general = np.array([f.general for f in self._families])
-        self._speech = np.array([labels.index(label) for label in table.speech], np.intp)
+        self._bars = self._bars_by_windows()
+        self._general = np.array([family.general for family in self._families])
+        self._speech = np.array([i for i, label in enumerate(labels) if label in table.speech], np.intp)
         self._learns = np.ones(len(labels), bool)
         for family in self._families:
             if family.group.alert:
                 self._learns[list(family.indices)] = False
-        self._quiet = np.zeros(len(labels), np.float32)  # scores of the room when nothing happens
-        self._usual = np.zeros(len(labels), np.float32)  # scores of the room when the gate is open
-        self._recent: deque[_Heard] = deque(maxlen=self._settings.memory)
-        self._activity: int | None = None
-        self._onset = 0
+        self._quiet = np.zeros(len(labels), np.float32)  # mean scores of the room when nothing happens
+        self._usual = np.zeros(len(labels), np.float32)  # mean scores of the room when something does
+        self._recent: deque[_Heard] = deque(maxlen=self._settings.memory)  # of the running activity
+        self._activity: int | None = None  # onset of the running activity
         self._last_end = 0
         self._running: dict[int, _Sound] = {}  # by family
-        self._ready_at: dict[int, int] = {}  # family → samples: cool-down over
+        self._ready_at: dict[int, int] = {}  # by family: samples, where its cool-down is over
         self._keys = 0
 
     def feed(self, tags: Tags) -> list[Detection]:
-        """What a window starts. Windows come in order of their ends."""
+        """What a window starts, at most one sound. Windows come in the order of their ends."""
         window = tags.window
-        if window.onset >= window.end:  # the background alone
-            self._quiet += np.float32(0.3) * (tags.scores - self._quiet)
+        if window.onset >= window.end:  # nothing was active: the background alone
+            self._quiet += np.float32(QUIET_RATE) * (tags.scores - self._quiet)
             return []
         if window.onset != self._activity:
             self._recent.clear()
@@ -181,80 +198,107 @@ class Tracker:
         self._learn(tags)
         self._recent.append(heard)
         self._follow(heard)
-        family, evidence = self._best()
-        if family is None:
-            return []
-        return [self._start(family, evidence, tags)]
+        strengths = self._strengths()
+        best = int(strengths.argmax())
+        return [self._start(best, tags)] if strengths[best] >= 1.0 else []
+
+    def advance(self, position: int) -> list[Detection]:
+        """What has ended because nothing was heard of it for its hold, up to `position` (samples)."""
+        return [self._end(s, position) for s in list(self._running.values()) if position - s.last >= self._hold(s)]
+
+    def end(self, position: int) -> list[Detection]:
+        """The source has ended at `position` (samples), and so have its sounds."""
+        return [self._end(sound, position) for sound in list(self._running.values())]
+
+    def _bars_by_windows(self) -> NDArray[np.float64]:
+        """Shape (memory, families): mean score that so many agreeing windows need."""
+        share = np.zeros(max(self._settings.memory, len(AGREEMENT)))
+        share[: len(AGREEMENT)] = AGREEMENT
+        factors = 1.0 + (self._settings.single - 1.0) * share[: self._settings.memory]
+        bars: NDArray[np.float64] = np.minimum(factors[:, None] * self._thresholds, np.maximum(self._thresholds, SURE))
+        for i, family in enumerate(self._families):
+            bars[: min(family.group.agreement, len(bars)) - 1, i] = np.inf
+        return bars
 
     def _subtract(self, tags: Tags) -> _Heard:
-        background = np.maximum(BGQ * self._quiet, BGU * self._usual)
+        background = np.maximum(QUIET_WEIGHT * self._quiet, self._usual)
         labels = np.maximum(tags.scores - background, 0.0)
-        families = np.maximum.reduceat(labels[self._members], self._starts)
-        speech = float(tags.scores[self._speech].max(initial=0.0))
-        return _Heard(tags.window.end, labels, families, speech)
+        families = np.maximum.reduceat(labels[self._members], self._offsets)
+        return _Heard(tags.window.end, labels, families, float(tags.scores[self._speech].max(initial=0.0)))
 
     def _learn(self, tags: Tags) -> None:
-        step = min(max(tags.window.end - self._last_end, 0), SAMPLE_RATE // 2) / SAMPLE_RATE
+        """What is always there while the gate is open: a machine's rhythm, a fan. Alerts are never learnt."""
+        passed = min(max(tags.window.end - self._last_end, 0), SAMPLE_RATE // 2) / SAMPLE_RATE
         self._last_end = tags.window.end
-        rate = np.float32(step / self._settings.background_seconds)
+        rate = np.float32(min(1.0, passed / self._settings.background_seconds))
         self._usual[self._learns] += rate * (tags.scores - self._usual)[self._learns]
 
     def _follow(self, heard: _Heard) -> None:
         for sound in self._running.values():
-            if heard.families[sound.family] >= KEEP * self._thresholds[sound.family]:
+            evidence = float(heard.families[sound.family])
+            if evidence >= KEEP * self._thresholds[sound.family]:
                 sound.last = heard.end
-                sound.score = max(sound.score, float(heard.families[sound.family]))
+                sound.score = max(sound.score, evidence)
 
-    def _best(self) -> tuple[int | None, float]:
-        n = len(self._recent)
-        stack = np.array([h.families for h in self._recent])[::-1]
-        means = np.cumsum(stack, axis=0) / np.arange(1, n + 1)[:, None]
-        extra = self._settings.single * np.array([1.0, .5, .25] + [0.0] * 20)[:n, None]
-        margins = means - extra - self._thresholds
-        for i, f in enumerate(self._families):
-            if f.group.agreement > 1: margins[: f.group.agreement - 1, i] = -1
-        margin = margins.max(axis=0)
-        speech = np.mean([h.speech for h in self._recent])
-        if speech > 0.4: margin = margin - SPEECH * speech
-        exact = margin[~self._general].max()
-        if (means[-1][~self._general]).max() > 0.15: margin = np.where(self._general, -1, margin)
-        end = self._recent[-1].end
-        rivals = [s for s in self._running.values() if end - s.last < SAMPLE_RATE]
+    def _strengths(self) -> NDArray[np.float64]:
+        """Shape (families,): evidence of the last windows over what a start needs; 1 starts the sound."""
+        n, end = len(self._recent), self._recent[-1].end
+        newest_first = np.array([heard.families for heard in reversed(self._recent)])
+        means = np.cumsum(newest_first, axis=0) / np.arange(1, n + 1)[:, None]
+        strengths: NDArray[np.float64] = (means / self._bars[:n]).max(axis=0)
+        speech = float(np.mean([heard.speech for heard in self._recent]))
+        if speech > SPEAKING:
+            strengths /= 1.0 + SPEECH_CAUTION * speech
+        if strengths.max(where=~self._general, initial=0.0) > EXPLAINED:
+            strengths[self._general] = 0.0
+        rivals = [sound.family for sound in self._running.values() if end - sound.last < SAMPLE_RATE]
         if rivals:
-            cur = max(means[-1][s.family] for s in rivals)
-            margin = np.where(means[-1] > cur, margin - self._settings.second_voice, -1)
-        for fam in self._running: margin[fam] = -1
-        for fam, at in self._ready_at.items():
-            if at > end: margin[fam] = -1
-        best = int(margin.argmax())
-        if margin[best] < 0:
-            return None, 0.0
-        return best, float(means[-1][best])
+            relative = means[-1] / self._thresholds
+            strengths = np.where(relative > relative[rivals].max(), strengths / self._settings.second_voice, 0.0)
+        strengths[list(self._running)] = 0.0
+        strengths[[family for family, at in self._ready_at.items() if at > end]] = 0.0
+        return strengths
 
-    def _start(self, family, evidence, tags):
-        window = tags.window
-        members = list(self._families[family].indices)
-        mean = np.mean([h.labels[members] for h in self._recent], axis=0)
-        label = self._labels[members[int(mean.argmax())]]
-        first = next((h for h in self._recent if h.families[family] >= 0.3 * self._thresholds[family]), self._recent[-1])
-        start = max(window.onset, first.end - SAMPLE_RATE * 6 // 10)
+    def _start(self, family: int, tags: Tags) -> Detection:
+        window, members = tags.window, list(self._families[family].indices)
+        scores = np.array([heard.labels[members] for heard in self._recent])
+        means = scores.mean(axis=0)
+        best = int(means.argmax())
+        chosen = 0 if means[0] >= GENERAL_NAME * means[best] else best
+        faint = FAINT * self._thresholds[family]
+        first = next((heard for heard in self._recent if heard.families[family] >= faint), self._recent[-1])
         self._keys += 1
-        self._running[family] = _Sound(self._keys, family, label, evidence, start, window.end)
-        return Detection(self._keys, State.STARTED, self._families[family].event_type, label, float(min(1,evidence)), start, None, window.end, window.level_dbfs, "yamnet")
+        sound = _Sound(
+            key=self._keys,
+            family=family,
+            label=self._labels[members[chosen]],
+            score=min(1.0, float(scores[:, chosen].max())),
+            start=max(window.onset, first.end - ONSET_IN_WINDOW),
+            last=window.end,
+        )
+        self._running[family] = sound
+        return self._detection(sound, State.STARTED, window.end, window.level_dbfs)
 
-    def advance(self, position: int) -> list[Detection]:
-        """What ended because nothing was heard of it up to `position`."""
-        hold = round(self._settings.hold * SAMPLE_RATE)
-        return [self._end(s, position) for s in list(self._running.values()) if position - s.last >= hold]
+    def _hold(self, sound: _Sound) -> int:
+        hold = self._families[sound.family].group.hold
+        return round((self._settings.hold if hold is None else hold) * SAMPLE_RATE)
 
-    def end(self, position: int) -> list[Detection]:
-        """The source has ended: so have its sounds."""
-        return [self._end(s, position) for s in list(self._running.values())]
-
-    def _end(self, sound, position):
+    def _end(self, sound: _Sound, position: int) -> Detection:
         del self._running[sound.family]
-        group = self._families[sound.family].group
-        self._ready_at[sound.family] = sound.last + round(group.cool_down * SAMPLE_RATE)
-        return Detection(sound.key, State.ENDED, self._families[sound.family].event_type, sound.label, min(1.0,sound.score), sound.start, sound.last, position, None, "yamnet")
+        cool_down = self._families[sound.family].group.cool_down
+        self._ready_at[sound.family] = sound.last + round(cool_down * SAMPLE_RATE)
+        return self._detection(sound, State.ENDED, position, None)
 
-BGQ=1.0;BGU=1.0;KEEP=0.4;SPEECH=0.3
+    def _detection(self, sound: _Sound, state: State, heard_at: int, level_dbfs: float | None) -> Detection:
+        return Detection(
+            key=sound.key,
+            state=state,
+            event_type=self._families[sound.family].event_type,
+            label=sound.label,
+            score=round(sound.score, 3),
+            start=sound.start,
+            end=sound.last if state is State.ENDED else None,
+            heard_at=heard_at,
+            level_dbfs=level_dbfs,
+            model="yamnet",
+        )
