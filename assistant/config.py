@@ -180,6 +180,11 @@ class Config(Settings):
         return f"{self._file}:{line}: " if line else f"{self._file}: "
 
 
+def _one_line(text: str) -> str:
+    """The text with signs that do not print written as escapes."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
 def _shorter(location: Location) -> Iterator[Location]:
     return (location[:length] for length in range(len(location), -1, -1))
 
@@ -244,7 +249,7 @@ def parse(text: str, file: Path) -> Config:
     except RecursionError:
         mistakes.append((1, "too deeply nested"))
     if mistakes or config is None:
-        lines = dict.fromkeys(f"{file}:{line}: {message}" for line, message in sorted(mistakes))
+        lines = dict.fromkeys(f"{file}:{line}: {_one_line(message)}" for line, message in sorted(mistakes))
         raise ConfigurationError("\n".join(lines))
     config._file, config._lines = file, document.lines
     return config

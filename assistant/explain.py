@@ -111,14 +111,11 @@ def _spoken(when: When) -> str:
         parts.append(f"something like /{when.regex}/")
     language = f" in the language {_either(when.language)}" if when.language else ""
     room = f" in {_either(when.room)}" if when.room else ""
-    said = _how(when, "is said", "is said")
+    what = " and ".join(parts) or "anything"
     if when.absent is not None:
-        said = (
-            f"was not said for {span_of(when.absent)}"
-            if parts
-            else f"like speech was not heard for {span_of(when.absent)}"
-        )
-    return f"{' and '.join(parts) or 'anything'} {said}{language}{room}"
+        said = f"nothing like {what} was said" if parts else "nothing was said"
+        return f"{said}{language}{room} for {span_of(when.absent)}"
+    return f"{what} {_how(when, 'is said', 'is said')}{language}{room}"
 
 
 def _how(when: When, verb: str, passive: str) -> str:

@@ -255,7 +255,9 @@ class PublishAction(Settings):
     """An MQTT message."""
 
     topic: TopicTemplate = Field(description="a topic; may use {{ room }}, event_type, kind, state, language")
-    payload: Annotated[TextTemplate, BeforeValidator(_payload)] = Field(description="a Jinja2 template")
+    payload: Annotated[
+        TextTemplate, BeforeValidator(_payload), WithJsonSchema({"type": ["string", "number", "boolean"]})
+    ] = Field(description="a Jinja2 template")
     qos: Literal[0, 1, 2] = 1
     retain: bool = False
 
@@ -292,12 +294,19 @@ def _actions(value: object) -> object:
     return [value] if isinstance(value, Mapping) else value
 
 
+def _one_or_more(schema: dict[str, Any]) -> None:
+    """A list, or its only item."""
+    several = dict(schema)
+    schema.clear()
+    schema["anyOf"] = [several["items"], several]
+
+
 class Rule(Settings):
     """When something is heard, do something."""
 
     name: str | None = Field(default=None, min_length=1, max_length=200, description="for the log and for `check`")
     when: When
-    do: Annotated[tuple[Do, ...], BeforeValidator(_actions)] = Field(min_length=1)
+    do: Annotated[tuple[Do, ...], BeforeValidator(_actions)] = Field(min_length=1, json_schema_extra=_one_or_more)
     cooldown: Seconds | None = Field(default=None, description="after it fired it does not fire again for so long")
 
 

@@ -1,0 +1,315 @@
+# ruff: noqa: E501 (the tables of mistakes read best with one to a line)
+"""Every mistake in a configuration ends in one line with file, line, key and remedy, and nothing else."""
+
+import json
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from assistant.config import Config, find, json_schema, load, parse, shipped
+from assistant.errors import AssistantError, ConfigurationError
+
+FILE = Path("config.yaml")
+
+
+def mistakes(text: str) -> list[str]:
+    with pytest.raises(ConfigurationError) as wrong:
+        parse(text, FILE)
+    return str(wrong.value).splitlines()
+
+
+# --- what is right ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "---\n", "{}", "mqtt:\nrooms:\nrules:\n"])
+def test_everything_has_a_default(text: str) -> None:
+    assert parse(text, FILE).model_dump() == Config().model_dump()
+
+
+def test_reads_a_house() -> None:
+    config = parse(
+        """
+        rooms:
+          kitchen: {name: 台所, source: "usb mic", languages: [ja]}
+          garden:
+        speech: {model: tiny.en, words: [Kikimimi]}
+        sounds: {hold: 2, activity: {open_db: 7}}
+        devices: [{name: lamp, aliases: [light], area: Bedroom}]
+        privacy: {transcripts: on}
+        rules: [{when: {sound: cat}, do: {publish: {topic: a, payload: ON}}}]
+        """,
+        FILE,
+    )
+    assert config.rooms["kitchen"].name == "台所"
+    assert config.rooms["garden"].source == "default"
+    assert config.sounds.activity.open_db == 7
+    assert config.speech.model == "tiny.en"
+    assert config.privacy.transcripts
+    assert config.rules[0].do[0].publish is not None
+    assert config.rules[0].do[0].publish.payload == "ON"  # in YAML 1.1 it would be true
+    assert config.house_words == ("Kikimimi", "台所", "garden", "lamp", "light", "Bedroom")
+    assert config.place("rooms", "kitchen", "name") == "config.yaml:3: "
+    assert config.place("nowhere") == "config.yaml:2: "
+
+
+def test_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOUSE", "home")
+    monkeypatch.setenv("PORT", "1884")
+    config = parse('mqtt: {host: "${HOUSE}.local", port: "${PORT}", client_id: "$${x} $5"}', FILE)
+    assert (config.mqtt.host, config.mqtt.port, config.mqtt.client_id) == ("home.local", 1884, "${x} $5")
+
+
+def test_what_a_variable_holds_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOUSE", "a: ${NOPE} # b")
+    assert parse('mqtt: {client_id: "${HOUSE}"}', FILE).mqtt.client_id == "a: ${NOPE} # b"
+
+
+def test_aliases_may_be_used() -> None:
+    config = parse("rooms: {a: {languages: &l [en, ja]}, b: {languages: *l}}", FILE)
+    assert config.rooms["b"].languages == ("en", "ja")
+
+
+def test_secrets_stay_out_of_repr_and_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "geheim")
+    config = parse(
+        'mqtt: {host: h, username: me, password: "${SECRET}"}\nrooms: {a: {source: "rtsp://me:geheim@c/1"}}', FILE
+    )
+    assert config.mqtt.password is not None
+    assert config.mqtt.password.get_secret_value() == "geheim"
+    assert "geheim" not in repr(config)
+    assert "geheim" not in str(config)
+    assert config.rooms["a"].shown_source == "rtsp://***@c/1"
+    text = 'mqtt: {port: "${SECRET}", password: [geheim], keepalive: "mqtt://a:geheim@h"}\nrooms: {a: {source: {b: geheim}}}'
+    assert not any("geheim" in line for line in mistakes(text))
+
+
+# --- what is wrong ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("mqtt:\n  prot: 1883", 'config.yaml:2: mqtt.prot: unknown key; did you mean "port"?'),
+        ("homeasistant: {}", 'config.yaml:1: homeasistant: unknown key; did you mean "homeassistant"?'),
+        ("web: {}", "config.yaml:1: web: is not there in this version; remove it"),
+        ("privacy: {xyz: 1}", "config.yaml:1: privacy.xyz: unknown key; there are transcripts"),
+        ("rooms: {a: {sorce: x}}", 'config.yaml:1: rooms.a.sorce: unknown key; did you mean "source"?'),
+        ("sounds: {activity: {open: 1}}", 'config.yaml:1: sounds.activity.open: unknown key; did you mean "open_db"?'),
+        ("\n\nmqtt:\n  port: abc", 'config.yaml:4: mqtt.port: not a whole number: "abc"'),
+        ("mqtt: {port: 99999}", 'config.yaml:1: mqtt.port: should be less than or equal to 65535: "99999"'),
+        ("mqtt: {port: 18.5}", 'config.yaml:1: mqtt.port: not a whole number: "18.5"'),
+        ("privacy: {transcripts: maybe}", 'config.yaml:1: privacy.transcripts: neither true nor false: "maybe"'),
+        ("mqtt: 5", 'config.yaml:1: mqtt: needs keys and values below it: "5"'),
+        ("rules: {a: 1}", "config.yaml:1: rules: needs a list, for example [a, b]"),
+        ("rooms: {a: {name: 5}}", 'config.yaml:1: rooms.a.name: not a text: "5"; put it in quotes'),
+        ("speech: {languages: []}", "config.yaml:1: speech.languages: needs at least one item"),
+        ("profile: foo", 'config.yaml:1: profile: there is no profile "foo"; use "embedded"'),
+        ("a: 1\nmqtt: {}\nmqtt: {}", "config.yaml:3: mqtt: stands twice, first in line 2; remove one"),
+        ("mqtt:\n\thost: x", "config.yaml:2: not YAML: found character '\\t'"),
+        ("mqtt: {host: ${X}}", "config.yaml:1: not YAML: expected ',' or '}', but got '{'; remedy: put texts with { or }"),
+        ("mqtt: {host: !secret x}", "config.yaml:1: mqtt.host: the tag !secret is not known; secrets are written ${NAME}"),
+        ("mqtt: !!python/object:os.system {}", "config.yaml:1: mqtt: the tag tag:yaml.org,2002:python/object:os.system"),
+        ("- 1", "config.yaml: needs keys and values"),
+        ("just words", "config.yaml: needs keys and values"),
+        ("? [1]\n: 2", "config.yaml:1: the file: a key must be a text"),
+        ("a: 1\n---\nb: 1", "config.yaml:2: not YAML: but found another document"),
+        ("rules: [{when: {sound: a}, do: {publish: {topic: a, payload: {{ x }}}}}]", "a template needs quotes"),
+        ("rules:\n- name: dog\n  when: {sond: a}", 'config.yaml:3: rules["dog"].when.sond: unknown key; did you mean "sound"?'),
+        ("rules:\n- when: {sound: a}", "config.yaml:2: rules[1].do: is missing"),
+        ("rules:\n- when: {sound: a}\n  do:\n  - log: x\n  - say: hi", 'config.yaml:5: rules[1].do[2]: there is no action "say"'),
+        (
+            "rules:\n- when: {sound: a}\n  do:\n  - publish:\n      topic: a/#\n      payload: x",
+            'config.yaml:5: rules[1].do[1].publish.topic: "a/#" holds the wildcard #',
+        ),
+        (
+            'rules:\n- when: {sound: a}\n  do:\n  - log: "{{ nosuch }}"',
+            "config.yaml:4: rules[1].do[1].log: unknown field 'nosuch'; there are ",
+        ),
+        ("rules:\n- &a {name: x, when: {sound: a}, do: {log: x}}\n- *a", 'config.yaml:1: rules: two rules have the name "x"'),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_with_its_place(text: str, expected: str) -> None:
+    assert any(expected in line for line in mistakes(text)), mistakes(text)
+
+
+def test_all_mistakes_are_told_at_once_in_order() -> None:
+    lines = mistakes('mqtt:\n  prot: 1\n  port: abc\nfoo: 1\nfoo: 2\nprofile: qwen\nmodels: {dir: "${NOPE_X}"}')
+    assert [line.split(":")[1] for line in lines] == ["2", "3", "4", "5", "6", "7"]
+    assert "NOPE_X is not set; remedy: export NOPE_X=" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    "room", ["Küche", "Kitchen", "a/b", "a+", "", "status", "alert", "health", "listening", "ask", "say", "reply"]
+)
+def test_room_ids_fit_into_topics(room: str) -> None:
+    (line,) = mistakes(f"rooms:\n  {json.dumps(room, ensure_ascii=False)}: {{}}")
+    assert line.startswith("config.yaml:2: ")
+    assert "room id" in line
+
+
+@pytest.mark.parametrize("profile", ["qwen", "hybrid", "remote"])
+def test_profiles_of_later_versions_are_named(profile: str) -> None:
+    (line,) = mistakes(f"profile: {profile}")
+    assert "comes in a later version" in line
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [*a]",
+        "a0: &a0 [x,x,x,x,x,x,x,x,x]\n"
+        + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)),
+        "[" * 200_000,
+        "{a: " * 5_000,
+        "- " * 5_000,
+        "a: " + "x," * 60_000,
+        "".join(f"k{number}: [1, 2, 3]\n" for number in range(9_000)),
+    ],
+    ids=["recursive", "bomb", "brackets", "braces", "dashes", "long", "many"],
+)
+def test_bombs_end_soon(text: str) -> None:
+    began = time.perf_counter()
+    assert mistakes(text)
+    assert time.perf_counter() - began < 20
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"\xff\xfe\x00\x01", ":1: not UTF-8 text"),
+        (b"a: 1\nb: \xe9", ":2: not UTF-8 text"),
+        (b"mqtt: {host: \x00}", ":1: not YAML: it holds a control character"),
+        (bytes(range(256)) * 10, "not UTF-8 text"),
+        (b"x" * 300_000, "larger than 256 KiB"),
+    ],
+)
+def test_garbage_files(tmp_path: Path, content: bytes, expected: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=re.escape(expected)) as wrong:
+        load(file)
+    assert str(file) in str(wrong.value)
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("privacy: {transcripts: true}", "utf-8-sig")
+    assert load(tmp_path / "c.yaml").privacy.transcripts
+
+
+def test_no_such_file_and_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no such file; remedy: name another with -c FILE"):
+        load(tmp_path / "none.yaml")
+    with pytest.raises(ConfigurationError, match="cannot be read: Is a directory"):
+        load(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
+def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").touch(mode=0)
+    with pytest.raises(ConfigurationError, match="Permission denied"):
+        load(tmp_path / "c.yaml")
+
+
+def test_the_users_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert find() in (None, Path("/etc/kikimimi/config.yaml"))
+    (tmp_path / "kikimimi").mkdir()
+    (tmp_path / "kikimimi" / "config.yaml").write_text("privacy: {transcripts: true}")
+    assert load().privacy.transcripts
+    assert load().file == tmp_path / "kikimimi" / "config.yaml"
+
+
+def test_shipped_files() -> None:
+    assert yaml.safe_load(shipped("sounds.yaml").read_text("utf-8"))["groups"]
+    with pytest.raises(AssistantError, match=r"nothing\.yaml is missing from this installation"):
+        shipped("nothing.yaml")
+
+
+# --- the example and the schema ---------------------------------------------------------------------------------------
+
+
+def keys(schema: dict[str, Any]) -> set[str]:
+    named = {key for definition in schema["$defs"].values() for key in definition.get("properties", {})}
+    return named | set(schema["properties"])
+
+
+def test_the_example_is_right_and_shows_every_key() -> None:
+    file = shipped("config.example.yaml")
+    assert load(file).rules
+    text = file.read_text("utf-8")
+    shown = set(re.findall(r"(?:^|[\s{,])([a-z_]+):", text))
+    told = set(re.findall(r"^# +([a-z]+(?:, [a-z]+)?)   ", text, re.MULTILINE))
+    told = {word for words in told for word in words.split(", ")}
+    assert not keys(json_schema()) - shown - told
+
+
+def test_the_example_shows_the_defaults_of_the_stages() -> None:
+    example, default = load(shipped("config.example.yaml")), Config()
+    assert example.sounds == default.sounds
+    own = {"languages", "words"}
+    assert example.speech.model_dump(exclude=own) == default.speech.model_dump(exclude=own)
+
+
+def test_the_schema_is_current() -> None:
+    assert json.loads(shipped("schema.json").read_text("utf-8")) == json_schema(), (
+        "remedy: python -m assistant.config > config/schema.json"
+    )
+
+
+def test_the_schema_takes_the_example_and_refuses_a_mistake() -> None:
+    jsonschema.Draft202012Validator.check_schema(json_schema())
+    validator = jsonschema.Draft202012Validator(json_schema())
+    document = yaml.safe_load(shipped("config.example.yaml").read_text("utf-8"))
+    document = {key: value for key, value in document.items() if value is not None}
+    validator.validate(document)
+    assert not validator.is_valid({**document, "rooms": {"a": {"sorce": "x"}}})
+
+
+# --- anything ---------------------------------------------------------------------------------------------------------
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
+words = st.sampled_from(
+    ["rooms", "mqtt", "rules", "when", "do", "sound", "publish", "topic", "speech", "lasting", "port"]
+)
+trees = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words | st.text(max_size=8), inner, max_size=4),
+    max_leaves=15,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.sampled_from(list(Config.model_fields)), trees, max_size=4))
+def test_any_tree_is_read_or_refused(document: dict[str, Any]) -> None:
+    read_or_refused(yaml.safe_dump(document, allow_unicode=True))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet="ab:-[]{}&*!|>'\"#%@`,? \n\t\x00$é台mqtrules", max_size=60))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    read_or_refused(text)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.fixed_dictionaries({"when": trees, "do": trees}))
+def test_any_rule_is_read_or_refused(rule: dict[str, Any]) -> None:
+    read_or_refused(yaml.safe_dump({"rules": [rule]}, allow_unicode=True))
+
+
+def read_or_refused(text: str) -> None:
+    try:
+        parse(text, FILE)
+    except ConfigurationError as error:
+        assert all(line.startswith("config.yaml:") for line in str(error).splitlines())
