@@ -46,7 +46,7 @@ class Announcer:
             await send([self._retained(self.memory_topic, self._memory())])
 
     async def sweep(self, send: Send, memory: bytes) -> None:
-        """Delete what an earlier run announced (`memory`, its payload) and this one does not; then remember this one."""
+        """Delete what an earlier run announced (in `memory`) and this one does not; then remember this one."""
         before, now = recalled(memory), self._memory()
         rooms, prefix, moved = before["rooms"], before["prefix"], before["prefix"] != now["prefix"]
         gone = [room for room in rooms if room not in now["rooms"]]
