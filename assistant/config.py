@@ -8,6 +8,7 @@ The JSON Schema for editors is written by `python -m assistant.config > config/s
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,7 +47,7 @@ LATER_PROFILES = {
 }
 LATER_KEYS = ("say", "clips", "history", "web", "wyoming", "serve")
 SECRET_KEY = re.compile(r"password|secret|token", re.IGNORECASE)
-CREDENTIALS = re.compile(r"(?<=://)[^/@\s]*@")
+CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
 VARIABLE = re.compile(r"\$(?:(\$)(?=\{)|\{([^}]*)\})")
 
 Location = tuple[str | int, ...]
@@ -57,6 +59,13 @@ Location = tuple[str | int, ...]
 def _empty(value: object) -> object:
     """A key with nothing below it, as when all of it is commented out."""
     return {} if value is None else value
+
+
+def _at_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path}: there is no such home directory; write the whole path") from None
 
 
 def _room_id(name: str) -> str:
@@ -109,7 +118,7 @@ class RoomSettings(Settings):
 class Sounds(SoundSettings):
     """How sounds are found: the tracker's settings and, below them, those of the gate and of the windows."""
 
-    table: Annotated[Path, AfterValidator(Path.expanduser)] | None = Field(
+    table: Annotated[Path, AfterValidator(_at_home)] | None = Field(
         default=None, description="a file in place of the shipped sounds.yaml: event types, labels, thresholds"
     )
     activity: ActivitySettings = ActivitySettings()
@@ -202,9 +211,18 @@ def shipped(name: str) -> Path:
 
 def find() -> Path | None:
     """The first of `$XDG_CONFIG_HOME/kikimimi/config.yaml` and `/etc/kikimimi/config.yaml` that exists."""
-    home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    files = (Path(home) / "kikimimi" / "config.yaml", Path("/etc/kikimimi/config.yaml"))
-    return next((file for file in files if file.exists()), None)
+    folders = [Path("/etc/kikimimi")]
+    with contextlib.suppress(RuntimeError):  # a service user may have no home directory
+        folders.insert(0, Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kikimimi")
+    return next((folder / "config.yaml" for folder in folders if _is_there(folder / "config.yaml")), None)
+
+
+def _is_there(file: Path) -> bool:
+    """Whether a file is there, or may be: a folder that cannot be looked into is told when the file is read."""
+    try:
+        return file.exists()
+    except OSError:
+        return True
 
 
 def load(file: Path | None = None) -> Config:
@@ -457,7 +475,7 @@ def _unknown_key(location: Location) -> str:
 
 def _known_keys(location: Location) -> list[str]:
     """The keys that may stand at a place, read from the schema."""
-    schema = json_schema()
+    schema = _cached_schema()
     found: list[dict[str, Any]] = [schema]
     for part in location:
         found = [deeper for node in found for deeper in _step(node, part, schema)]
@@ -478,6 +496,11 @@ def _resolved(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
         return node
     definition: dict[str, Any] = schema["$defs"][node["$ref"].rpartition("/")[2]]
     return definition
+
+
+@cache
+def _cached_schema() -> dict[str, Any]:
+    return json_schema()
 
 
 def json_schema() -> dict[str, Any]:

@@ -80,7 +80,7 @@ def test_aliases_may_be_used() -> None:
 def test_secrets_stay_out_of_repr_and_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET", "geheim")
     config = parse(
-        'mqtt: {host: h, username: me, password: "${SECRET}"}\nrooms: {a: {source: "rtsp://me:geheim@c/1"}}', FILE
+        'mqtt: {host: h, username: me, password: "${SECRET}"}\nrooms: {a: {source: "rtsp://me:geh@geheim@c/1"}}', FILE
     )
     assert config.mqtt.password is not None
     assert config.mqtt.password.get_secret_value() == "geheim"
@@ -112,6 +112,7 @@ def test_secrets_stay_out_of_repr_and_messages(monkeypatch: pytest.MonkeyPatch) 
         ("rooms: {a: {name: 5}}", 'config.yaml:1: rooms.a.name: not a text: "5"; put it in quotes'),
         ("speech: {languages: []}", "config.yaml:1: speech.languages: needs at least one item"),
         ("profile: foo", 'config.yaml:1: profile: there is no profile "foo"; use "embedded"'),
+        ("sounds: {table: ~nobody-here/x}", "config.yaml:1: sounds.table: ~nobody-here/x: there is no such home directory"),
         ("a: 1\nmqtt: {}\nmqtt: {}", "config.yaml:3: mqtt: stands twice, first in line 2; remove one"),
         ("mqtt:\n\thost: x", "config.yaml:2: not YAML: found character '\\t'"),
         ("mqtt: {host: ${X}}", "config.yaml:1: not YAML: expected ',' or '}', but got '{'; remedy: put texts with { or }"),
