@@ -121,15 +121,15 @@ class Sounds(SoundSettings):
     table: Annotated[Path, AfterValidator(_at_home)] | None = Field(
         default=None, description="a file in place of the shipped sounds.yaml: event types, labels, thresholds"
     )
-    activity: ActivitySettings = ActivitySettings()
-    windows: WindowSettings = WindowSettings()
+    activity: Annotated[ActivitySettings, BeforeValidator(_empty)] = ActivitySettings()
+    windows: Annotated[WindowSettings, BeforeValidator(_empty)] = WindowSettings()
 
 
 class Speech(WhisperSettings):
     """How speech is heard: the recogniser's settings and, below them, those that cut utterances."""
 
     enabled: bool = Field(default=True, description="false: only sounds, no recogniser is loaded")
-    utterances: SpeechSettings = SpeechSettings()
+    utterances: Annotated[SpeechSettings, BeforeValidator(_empty)] = SpeechSettings()
 
 
 class DeviceSettings(Settings):
@@ -170,16 +170,6 @@ class Config(Settings):
     def file(self) -> Path | None:
         """The file it was read from; None: there is none, everything has its default."""
         return self._file
-
-    @property
-    def house_words(self) -> tuple[str, ...]:
-        """The house's own words, for recognition to spell: those of `speech.words`, rooms, areas and devices."""
-        words = list(self.speech.words)
-        for identity, room in self.rooms.items():
-            words += [room.name or identity, room.area or ""]
-        for device in self.devices:
-            words += [device.name, *device.aliases, device.area or ""]
-        return tuple(dict.fromkeys(word for word in words if word))
 
     def place(self, *location: str | int) -> str:
         """`FILE:LINE: ` of a key, or as near as is known, for a message; empty without a file."""
@@ -261,7 +251,9 @@ def parse(text: str, file: Path) -> Config:
     mistakes = document.mistakes
     config: Config | None = None
     try:
-        config = Config.model_validate({key: value for key, value in data.items() if value is not None})
+        config = Config.model_validate(
+            {key: value for key, value in data.items() if value is not None or key not in Config.model_fields}
+        )
     except ValidationError as error:
         mistakes += [document.mistake(details) for details in _first_causes(error)]
     except RecursionError:

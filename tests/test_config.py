@@ -29,7 +29,9 @@ def mistakes(text: str) -> list[str]:
 # --- what is right ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["", "# only a comment\n", "---\n", "{}", "mqtt:\nrooms:\nrules:\n"])
+@pytest.mark.parametrize(
+    "text", ["", "# only a comment\n", "---\n", "{}", "mqtt:\nrooms:\nrules:\n", "sounds: {activity: , windows: }"]
+)
 def test_everything_has_a_default(text: str) -> None:
     assert parse(text, FILE).model_dump() == Config().model_dump()
 
@@ -55,7 +57,7 @@ def test_reads_a_house() -> None:
     assert config.privacy.transcripts
     assert config.rules[0].do[0].publish is not None
     assert config.rules[0].do[0].publish.payload == "ON"  # in YAML 1.1 it would be true
-    assert config.house_words == ("Kikimimi", "台所", "garden", "lamp", "light", "Bedroom")
+    assert config.devices[0].aliases == ("light",)
     assert config.place("rooms", "kitchen", "name") == "config.yaml:3: "
     assert config.place("nowhere") == "config.yaml:2: "
 
@@ -99,6 +101,7 @@ def test_secrets_stay_out_of_repr_and_messages(monkeypatch: pytest.MonkeyPatch) 
     [
         ("mqtt:\n  prot: 1883", 'config.yaml:2: mqtt.prot: unknown key; did you mean "port"?'),
         ("homeasistant: {}", 'config.yaml:1: homeasistant: unknown key; did you mean "homeassistant"?'),
+        ("homeasistant:", 'config.yaml:1: homeasistant: unknown key; did you mean "homeassistant"?'),
         ("web: {}", "config.yaml:1: web: is not there in this version; remove it"),
         ("privacy: {xyz: 1}", "config.yaml:1: privacy.xyz: unknown key; there are transcripts"),
         ("rooms: {a: {sorce: x}}", 'config.yaml:1: rooms.a.sorce: unknown key; did you mean "source"?'),
