@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 
 CHUNK = 640  # samples: 40 ms
 FULL_SCALE = 0.9999  # a sample at or above it counts as clipped (32767 / 32768 = 0.99997)
+ARRIVALS = 250  # of blocks, about ten seconds: how often the wall clock is compared
+CLOCK_SET = 2.0  # seconds: somebody set the wall clock
 GAP = 0.001  # seconds; less is rounding
 CANCELLED = 0.01  # the mean of the channels has lost 20 dB: they are in anti-phase
 
@@ -145,6 +148,8 @@ class Chunker:
         self._room = room
         self._name = name
         self._opened = time.time() if opened is None else opened
+        self._earliest = math.inf
+        self._arrivals = 0
         self._start = 0
         self._pending = np.zeros(0, np.float32)
 
@@ -172,12 +177,16 @@ class Chunker:
         self._start = max(self._start, position)
 
     def align(self, now: float) -> None:
-        """Follow the wall clock: the last sample fed was taken at `now`. A device's clock drifts seconds a day."""
-        opened = now - seconds(self.end)
-        if abs(opened - self._opened) > 2.0:  # the wall clock was set
-            self._opened = opened
-        else:
-            self._opened += 0.005 * (opened - self._opened)
+        """Follow the wall clock: the last sample fed arrived at `now`. A device's clock drifts seconds a day.
+
+        The earliest arrival of ten seconds counts: a later one was only held up on its way.
+        """
+        self._earliest = min(self._earliest, now - seconds(self.end))
+        self._arrivals += 1
+        if self._arrivals == ARRIVALS:
+            error = self._earliest - self._opened
+            self._opened += error if abs(error) > CLOCK_SET else error / 2
+            self._earliest, self._arrivals = math.inf, 0
 
     def _cut(self, samples: Samples) -> Chunk:
         start = self._start

@@ -103,9 +103,18 @@ class TestChunker:
             chunker.align((second + 1) * 1.0001)
         (chunk,) = chunker.feed(tone(16000)[:CHUNK])
         assert chunk.time == pytest.approx(3600.36, abs=0.05)
-        chunker.align(10_000.0)  # the wall clock was set
+
+    def test_a_clock_that_was_set_is_followed_and_a_hold_up_is_not(self):
+        chunker = Chunker("room", "name", 0.0)
+        for late in [0.0] * 100 + [3.0] * 149 + [0.0]:
+            (chunk,) = chunker.feed(tone(16000)[:CHUNK])
+            assert chunk.time == pytest.approx(chunk.start / 16000)
+            chunker.align(chunk.end / 16000 + late)
+        for _ in range(250):
+            (chunk,) = chunker.feed(tone(16000)[:CHUNK])
+            chunker.align(chunk.end / 16000 + 1000)
         (chunk,) = chunker.feed(tone(16000)[:CHUNK])
-        assert chunk.time == pytest.approx(10_000.0)
+        assert chunk.time == pytest.approx(1000 + chunk.start / 16000)
 
 
 class TestSplicer:
