@@ -52,6 +52,8 @@ def t4(
 def noise(length: float, dbfs: float, seed: int = 0) -> Samples:
     """Room noise that falls by 3 dB an octave (pink), at `dbfs` RMS."""
     count = round(length * SAMPLE_RATE)
+    if count == 0:
+        return silence(0.0)
     spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal(count))
     spectrum[1:] /= np.sqrt(np.arange(1, len(spectrum)))
     spectrum[0] = 0
@@ -87,3 +89,38 @@ def placed(bed: Samples, sound: Samples, start: float) -> Samples:
     part = sound[: max(0, len(bed) - first)]
     mixed[first : first + len(part)] += part
     return mixed
+
+
+def struck(frequency: float, length: float, decay: float = 0.5) -> Samples:
+    """A struck bar or bell: inharmonic partials that die away, 60 dB in `decay` × 6.9 seconds for the lowest."""
+    time = np.arange(round(length * SAMPLE_RATE)) / SAMPLE_RATE
+    partials = ((1.0, 1.0, 1.0), (2.76, 0.35, 0.5), (5.4, 0.15, 0.25))  # of a free bar: ratio, strength, decay
+    wave = sum(
+        (a * np.sin(2 * np.pi * r * frequency * time) * np.exp(-time / (decay * d)) for r, a, d in partials),
+        start=np.zeros_like(time),
+    )
+    return np.asarray(0.4 * wave * np.minimum(1.0, time / 0.002), np.float32)
+
+
+def door_chime() -> Samples:
+    """Ding-dong: two struck bars a major third apart, twice."""
+    ding_dong = placed(placed(silence(2.5), struck(784.0, 2.5), 0.0), struck(622.3, 1.8), 0.7)
+    return np.concatenate([ding_dong, ding_dong])
+
+
+def siren(length: float = 5.0) -> Samples:
+    """A wail that climbs from 700 to 1,600 Hz and falls again within four seconds, with the harmonics of a horn."""
+    time = np.arange(round(length * SAMPLE_RATE)) / SAMPLE_RATE
+    climb = 1 - np.abs(2 * (time / 4 % 1) - 1)
+    phase = 2 * np.pi * np.cumsum(700 + 900 * climb) / SAMPLE_RATE
+    wave = sum((np.sin(n * phase) / n for n in range(1, 5)), start=np.zeros_like(time))
+    edge = np.minimum(1.0, np.minimum(time, time[::-1]) / 0.2)
+    return np.asarray(0.3 * wave * edge, np.float32)
+
+
+def telephone(rings: int = 2) -> Samples:
+    """An electromechanical bell: two gongs struck 20 times a second, 2 s of ringing and 1 s of silence."""
+    ring = silence(2.4)
+    for stroke in range(40):
+        ring = placed(ring, np.float32(0.5) * struck(1_300.0 if stroke % 2 else 1_480.0, 0.35, 0.12), stroke / 20)
+    return np.concatenate([np.concatenate([ring, silence(0.6)])] * rings)

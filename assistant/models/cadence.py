@@ -27,7 +27,8 @@ WINDOW = 400  # samples: 25 ms
 N_FFT = 512  # 31.25 Hz a bin
 BLOCK = 50  # frames worked on at once: 0.5 s, wherever the chunks end
 RATE = SAMPLE_RATE // HOP  # frames a second
-HISTORY = 600  # frames kept: the longest cycle, the silence before and after it, and a block
+HISTORY = 600  # frames searched: the longest cycle, the silence before and after it, and a block
+KEPT = 1_800  # frames of tonality kept: three cycles of T4
 BANDS = (*range(15, 19), *range(88, 115, 2))  # centre bins: 437 to 594 Hz and 2,720 to 3,590 Hz, each three bins wide
 NEIGHBOURS = (*range(-9, -4), *range(5, 10))  # bins: what a tone must stand out of
 QUIET = np.float32(1e-10)  # power in a bin: -100 dBFS; below it nothing is a tone
@@ -52,9 +53,12 @@ class Pattern:
     around: tuple[tuple[float, float], ...]  # before and after them
     length: float  # from the first pulse to the end of the last one
     period: tuple[float, float]
+    quiet_from: float  # seconds after the onset: no more pulses until the next cycle
+    jitter: int  # frames: how far the period may vary from cycle to cycle
     step: int  # frames: how finely onsets are tried
     gap_contrast: float  # dB: pulses over gaps on average; echo fills short gaps
     least_dip: float  # dB: the same for each gap of a typical cycle
+    gaps_by_level: bool  # judge them by level: in 50 ms the tonality is too restless to tell a gap from a steady tone
     contrast: float  # dB: pulses over the silence around
 
 
@@ -67,9 +71,12 @@ T3 = Pattern(
     around=((-0.75, -0.42), (-0.36, -0.04), (2.66, 2.97), (3.03, 3.35)),
     length=2.5,
     period=(3.1, 4.6),
+    quiet_from=2.9,
+    jitter=30,
     step=2,
     gap_contrast=3.0,
     least_dip=4.0,
+    gaps_by_level=False,
     contrast=5.0,
 )
 T4 = Pattern(
@@ -90,15 +97,17 @@ T4 = Pattern(
     ),
     length=0.7,
     period=(5.0, 6.5),
+    quiet_from=1.0,
+    jitter=12,
     step=2,
     gap_contrast=1.0,
-    least_dip=0.0,
+    least_dip=-1.5,
+    gaps_by_level=True,
     contrast=6.0,
 )
 PATTERNS = (T3, T4)
 DEEP = 6.0  # dB: a gap this deep is a gap; a deeper one proves no more
 EVEN = 6.0  # dB: an alarm's pulses are equally loud
-JITTER = 30  # frames: how far the period may vary from cycle to cycle
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,8 +117,8 @@ class Cycle:
     frame: int  # of the first pulse's onset, since the stream began
     band: int
     means: Frames  # shape (slots,): mean tonality of the pulses, the gaps and the silence around, dB
+    levels: Frames  # shape (slots,): mean level of the same, dBFS
     rank: float  # dB: of two places that overlap the higher is the better
-    level: float  # dBFS: RMS of the pulses
 
 
 @dataclass(slots=True)
@@ -188,7 +197,7 @@ class Cadence:
         self._next = start  # where the next chunk should start
         self._waiting: list[Samples] = []
         self._frames = 0  # worked on so far
-        self._tonal = np.zeros((HISTORY, len(BANDS)), np.float32)
+        self._tonal = np.zeros((KEPT, len(BANDS)), np.float32)
         self._level = np.full((HISTORY, len(BANDS)), -100.0, np.float32)
 
     def feed(self, chunk: Chunk) -> list[Detection]:
@@ -242,7 +251,7 @@ class Cadence:
         self._tonal = np.concatenate([self._tonal[BLOCK:], tonal])
         self._level = np.concatenate([self._level[BLOCK:], level])
         self._frames += BLOCK
-        awake = np.flatnonzero(np.count_nonzero(self._tonal > LOUD, axis=0) >= AWAKE)
+        awake = np.flatnonzero(np.count_nonzero(self._tonal[-HISTORY:] > LOUD, axis=0) >= AWAKE)
         found: list[Detection] = []
         for search in self._searches:
             for cycle in self._cycles(search.pattern, awake) if len(awake) else []:
@@ -254,7 +263,7 @@ class Cadence:
         """The best fit in each band that is awake, among the onsets whose cycle has now been heard."""
         slots = SLOTS[pattern.model]
         sums = np.zeros((HISTORY + 1, len(awake)), np.float32)
-        np.cumsum(self._tonal[:, awake], axis=0, out=sums[1:])
+        np.cumsum(self._tonal[-HISTORY:, awake], axis=0, out=sums[1:])
         newest = HISTORY - int(slots.max())
         onsets = np.arange(newest - BLOCK, newest, pattern.step)
         at = onsets[:, None, None, None] + slots  # (onsets, tempos, slots, 2)
@@ -270,9 +279,9 @@ class Cadence:
             onset, tempo = divmod(int(np.argmax(ranks[..., column])), len(STRETCH))
             rank = float(ranks[onset, tempo, column])
             if np.isfinite(rank):
-                pulses = [self._level[a:b, band].mean() for a, b in at[onset, tempo, : len(pattern.on)]]
+                levels = np.array([self._level[a:b, band].mean() for a, b in at[onset, tempo]])
                 frame = self._frames - HISTORY + int(onsets[onset])
-                cycle = Cycle(frame, int(band), means[:, onset, tempo, column], rank, float(np.mean(pulses)))
+                cycle = Cycle(frame, int(band), means[:, onset, tempo, column], levels, rank)
                 cycles.append(cycle)
         return cycles
 
@@ -285,13 +294,32 @@ class Cadence:
         rivals = [c for c in search.cycles if abs(c.band - cycle.band) <= 1 and cycle.frame - c.frame < shortest / 2]
         if any(rival.rank >= cycle.rank for rival in rivals):
             return []
-        earlier = [c for c in search.cycles if c not in rivals and cycle.frame - c.frame < 4 * longest]
+        earlier = [c for c in search.cycles if c not in rivals and cycle.frame - c.frame < 2.1 * longest]
         search.cycles = [*earlier, cycle]
         for second, first in itertools.combinations(reversed(earlier), 2):
             chain = (first, second, cycle)
-            if steady(chain, shortest, longest) and convincing(chain, search.pattern):
+            if (
+                steady(chain, search.pattern)
+                and convincing(chain, search.pattern)
+                and self._quiet_between(chain, search.pattern)
+            ):
                 return [self._started(search, chain)]
         return []
+
+    def _quiet_between(self, chain: tuple[Cycle, Cycle, Cycle], pattern: Pattern) -> bool:
+        """Whether nothing like a pulse lies between the cycles: a further beep belongs to some other signal.
+
+        One of the two pauses may be disturbed.
+        """
+        pulse = float(typical_of(chain)[: len(pattern.on)].mean())
+        worst = []
+        for before, after in itertools.pairwise(chain):
+            first = before.frame + round(pattern.quiet_from * RATE)
+            pause = self._tonal[first - self._frames : after.frame - 5 - self._frames, before.band]
+            width = round(pattern.on[0][1] * RATE) // 2
+            sums = np.convolve(pause, np.full(width, 1 / width, np.float32), mode="valid")
+            worst.append(float(sums.max(initial=0.0)))
+        return min(worst) < pulse - EVEN
 
     def _started(self, search: Search, chain: tuple[Cycle, Cycle, Cycle]) -> Detection:
         pattern = search.pattern
@@ -309,7 +337,7 @@ class Cadence:
             start=max(self._origin, self._position(first.frame)),
             end=None,
             heard_at=self._heard(),
-            level_dbfs=round(float(np.median([cycle.level for cycle in chain])), 1),
+            level_dbfs=round(float(np.median([cycle.levels[: len(pattern.on)] for cycle in chain])), 1),
             model=pattern.model,
         )
         return search.raised
@@ -334,30 +362,30 @@ class Cadence:
         return self._origin + self._frames * HOP + WINDOW - HOP
 
 
-def steady(chain: tuple[Cycle, Cycle, Cycle], shortest: float, longest: float) -> bool:
-    """Whether three cycles keep their pitch and period (frames); a spoilt cycle may be missing between two of them."""
+def steady(chain: tuple[Cycle, Cycle, Cycle], pattern: Pattern) -> bool:
+    """Whether three cycles follow each other at one pitch and period."""
     first, second, third = chain
     if abs(first.band - second.band) > 1 or abs(second.band - third.band) > 1:
         return False
+    shortest, longest = (RATE * seconds for seconds in pattern.period)
     before, after = second.frame - first.frame, third.frame - second.frame
-    return any(
-        shortest <= before / n <= longest and shortest <= after / m <= longest and abs(before / n - after / m) <= JITTER
-        for n, m in ((1, 1), (1, 2), (2, 1))
-    )
+    return shortest <= min(before, after) and max(before, after) <= longest and abs(before - after) <= pattern.jitter
+
+
+def unspoilt(means: Frames, levels: Frames, pattern: Pattern) -> bool:
+    """Whether a cycle, or the median of some, has every pulse, gap and silence of the pattern."""
+    dips = dips_of(levels if pattern.gaps_by_level else means, pattern)
+    rise, _ = rises_of(means, pattern)
+    return bool(dips.mean() > pattern.gap_contrast and dips.min() > pattern.least_dip and rise > pattern.contrast)
 
 
 def convincing(chain: tuple[Cycle, Cycle, Cycle], pattern: Pattern) -> bool:
-    """Whether two cycles of three are unspoilt and the median of all three is the pattern with nothing to forgive."""
-    unspoilt = sum(float(rises_of(cycle.means, pattern)[0]) > pattern.contrast for cycle in chain)
-    typical = typical_of(chain)
-    on, dips = typical[: len(pattern.on)], dips_of(typical, pattern)
-    return bool(
-        unspoilt >= 2
-        and dips.mean() > pattern.gap_contrast
-        and dips.min() > pattern.least_dip
-        and rises_of(typical, pattern)[0] > pattern.contrast
-        and on.max() - on.min() < EVEN
-    )
+    """Whether two cycles of three and their median are unspoilt and the pulses equally loud."""
+    good = sum(unspoilt(cycle.means, cycle.levels, pattern) for cycle in chain)
+    levels = np.median([cycle.levels for cycle in chain], axis=0)
+    on = levels[: len(pattern.on)]
+    even = on.max() - on.min() < EVEN
+    return bool(even and good >= 2 and unspoilt(typical_of(chain), levels, pattern))
 
 
 def typical_of(chain: tuple[Cycle, Cycle, Cycle]) -> Frames:
@@ -377,7 +405,7 @@ def _prolong(search: Search, raised: Detection, cycle: Cycle) -> None:
     if last is None or abs(cycle.band - last.band) > 1:
         return
     periods = max(1, round((cycle.frame - last.frame) / search.period))
-    if abs(cycle.frame - last.frame - periods * search.period) > JITTER:
+    if abs(cycle.frame - last.frame - periods * search.period) > search.pattern.jitter:
         return
     search.last = cycle
     search.raised = replace(raised, score=max(raised.score, score_of(cycle.means, search.pattern)))

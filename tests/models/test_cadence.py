@@ -167,7 +167,6 @@ LOOK_ALIKES = {
     "four long beeps and a pause": lambda f: groups(f, 4, 0.5, 0.5, 1.5),
     "three beeps every ten seconds": lambda f: groups(f, 3, 0.5, 0.5, 7.5),
     "three beeps every 5.7 seconds": lambda f: groups(f, 3, 0.1, 0.1, 5.2),
-    "five beeps every 5.9 seconds": lambda f: groups(f, 5, 0.1, 0.1, 5.0),
     "beep of 0.7 s every 5.7 seconds": lambda f: beeps(f, 0.7, 5.0),
     "ring tone, 2 s on, 4 s off": lambda f: beeps(f, 2.0, 4.0),
     "busy line": lambda f: beeps(f, 0.5, 0.5, 30.0),
