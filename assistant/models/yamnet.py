@@ -34,12 +34,23 @@ class Yamnet:
         except (OSError, KeyError, ValueError, zipfile.BadZipFile, RuntimeError) as error:
             raise ModelError(f"{path}: not the YAMNet model ({error}); remedy: kikimimi models pull yamnet") from error
         self.labels = tuple(text.splitlines())
+        shape = self._interpreter.get_output_details()[0]["shape"]
+        if len(self.labels) != LABELS or shape[-1] != LABELS:
+            raise ModelError(
+                f"{path}: {len(self.labels)} labels for {shape[-1]} scores, YAMNet has {LABELS} of both; "
+                "remedy: kikimimi models pull yamnet"
+            )
         self._input = self._interpreter.get_input_details()[0]["index"]
         self._output = self._interpreter.get_output_details()[0]["index"]
 
     def tag(self, samples: Samples) -> NDArray[np.float32]:
-        """Scores of shape (521,), 0 to 1, for `samples` of shape (15600,)."""
-        self._interpreter.set_tensor(self._input, samples.reshape(-1).astype(np.float32, copy=False))
+        """Scores of shape (521,), 0 to 1, for `samples` of shape (15600,). Raises `ModelError` for another length.
+
+        What is not a number is taken for silence. The array is the caller's.
+        """
+        if samples.size != WINDOW:
+            raise ModelError(f"YAMNet takes {WINDOW} samples, not {samples.size}")
+        self._interpreter.set_tensor(self._input, np.nan_to_num(samples.reshape(-1), posinf=0.0, neginf=0.0))
         self._interpreter.invoke()
         scores: NDArray[np.float32] = self._interpreter.get_tensor(self._output)[0]
         return scores
