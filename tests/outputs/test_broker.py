@@ -127,15 +127,17 @@ async def test_a_will_is_published_when_its_client_is_lost(subscribe: Callable[.
     async with embedded_broker(port=0) as port:
         subscriber = subscribe(port)
         await until(subscriber.subscribed.is_set)
-        client = paho.Client(CallbackAPIVersion.VERSION2, client_id="lost")
+        client = paho.Client(CallbackAPIVersion.VERSION2, client_id="lost", reconnect_on_failure=False)
         client.will_set("lost/status", "offline", 1, retain=True)
         client.connect("127.0.0.1", port)
-        client.loop()
+        client.loop_start()
+        await until(client.is_connected)
+        await asyncio.sleep(0.1)
         sock = client.socket()
         assert isinstance(sock, socket.socket)
         sock.shutdown(socket.SHUT_RDWR)
         await until(lambda: subscriber.payloads("lost/status") == ["offline"])
-        client.loop()
+        client.loop_stop()
 
 
 async def test_both_brokers_are_recognised(any_port: int):
