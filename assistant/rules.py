@@ -58,6 +58,16 @@ _UNITS = {"ms": 0.001, "s": 1.0, "sec": 1.0, "second": 1.0, "min": 60.0, "minute
 _UNITS |= {"m": 60.0, "d": 86400.0, "day": 86400.0}
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)\s*")
 _SPAN = re.compile(r"\s*(\d{1,2}):(\d{2})\s*(?:-|–|to)\s*(\d{1,2}):(\d{2})\s*")
+_REPEATED = re.compile(r"(\\.|\[[^\]]*\]|[^\\()])(?:[*+]|\{\d*,\d*\})\??")
+_DISJOINT = (
+    {r"\s", r"\w"},
+    {r"\s", r"\d"},
+    {r"\s", r"\S"},
+    {r"\w", r"\W"},
+    {r"\d", r"\D"},
+    {r"\d", r"\W"},
+    {" ", r"\w"},
+)
 _SCRIPT_WITHOUT_SPACES = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 
 
@@ -132,6 +142,8 @@ def _check_regex(pattern: str) -> str:
         re.compile(pattern, re.IGNORECASE)
     except (re.error, RecursionError, OverflowError) as error:
         raise ValueError(f"not a regular expression: {error}") from None
+    if _crowded(pattern):
+        raise ValueError("three repetitions side by side can take for ever; put a letter between them or use one")
     if _may_explode(pattern):
         raise ValueError("a repeated group that holds another repetition or | can take for ever; write it without")
     return pattern
@@ -153,6 +165,20 @@ def _may_explode(pattern: str) -> bool:
             inside[-1] = inside[-1] or varied
         elif sign in "*+{|" or (sign == "?" and bare[position - 1 : position] != "("):
             inside[-1] = True
+    return False
+
+
+def _crowded(pattern: str) -> bool:
+    """Whether three overlapping repetitions stand side by side: matching goes with length to the fourth."""
+    run, end, before = 0, -1, ""
+    for match in _REPEATED.finditer(pattern):
+        atom = match[1]
+        plain = all(len(sign) == 1 and sign not in ".]" for sign in (atom, before))
+        apart = {atom, before} in _DISJOINT or (plain and atom != before)
+        run = run + 1 if match.start() == end and not apart else 1
+        end, before = match.end(), atom
+        if run == 3:
+            return True
     return False
 
 

@@ -126,6 +126,8 @@ def test_text_passed_beside_the_event_is_matched() -> None:
         ({"regex": "("}, "not a regular expression"),
         ({"regex": "(a+)+$"}, "for ever"),
         ({"regex": "((a|b)c)*"}, "for ever"),
+        ({"regex": r"\w*\w*\w*x"}, "side by side"),
+        ({"regex": r"a.*[a-z]+.*?x"}, "side by side"),
         ({"regex": "x" * 501}, "501 characters"),
     ],
 )
@@ -135,7 +137,16 @@ def test_refuses_nonsense(when: dict[str, Any], reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", [r"(?:please )?turn (on|off)", r"good ?night", r"\(x+\)+", r"[(+*]+", r"(?i)(on|off)$"]
+    "pattern",
+    [
+        r"(?:please )?turn (on|off)",
+        r"good ?night",
+        r"\(x+\)+",
+        r"[(+*]+",
+        r"\w+\s+\w+\s*\d+",
+        ".*a.*b.*c.*d",
+        r"(?i)(on|off)$",
+    ],
 )
 def test_takes_usual_regular_expressions(pattern: str) -> None:
     rule({"regex": pattern})
