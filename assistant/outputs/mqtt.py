@@ -101,12 +101,15 @@ class Mqtt:
             "connected": self.connected.is_set(),
             "protocol": PROTOCOL_NAMES[self._connector.protocol] if self.connected.is_set() else None,
             "reconnects": max(0, self._connects - 1),
-            "queue": len(self._inbox) + len(self._resend),
+            "queue": self._waiting(),
             "in_flight": len(self._link.unacknowledged) if self._link is not None else 0,
             "drops": self._inbox.drops + self._given_up,
             "expired": self._expired,
             "refused": self._refused + (self._link.refused if self._link is not None else 0),
         }
+
+    def _waiting(self) -> int:
+        return len(self._inbox) + len(self._resend)
 
     async def run(self) -> None:
         """Stay connected until cancelled or stopped; then say goodbye."""
@@ -126,6 +129,8 @@ class Mqtt:
                 await self._pause(_backoff(attempt))
                 attempt += 1
         finally:
+            if not self._connects and self._waiting():
+                log.warning("MQTT: never connected, %d messages were not sent", self._waiting())
             self._running = False
             self._stopped.set()
 
@@ -170,6 +175,8 @@ class Mqtt:
         stopping = asyncio.create_task(self._stop.wait(), name="mqtt stop")
         try:
             await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not opening.done() and self._waiting():  # a short recording can end before the broker has answered
+                await asyncio.wait((opening,), timeout=self._drain_seconds)
         except asyncio.CancelledError:
             opening.cancel()
             await asyncio.gather(opening, return_exceptions=True)
@@ -289,13 +296,15 @@ class Mqtt:
             self.go_offline()
         try:
             async with asyncio.timeout(seconds):
-                while self._resend or len(self._inbox):
+                if not self._live:
+                    await self._settle(link)
+                while self._waiting():
                     await self._send_next(link)
                 await link.flushed()
         except TimeoutError:
-            log.warning("MQTT: %d messages could not be sent in %.0f s", self.health()["queue"], seconds)
+            log.warning("MQTT: %d messages could not be sent in %.0f s", self._waiting(), seconds)
         except LinkError as error:
-            log.warning("MQTT: %s; %d messages were not sent", error, self.health()["queue"])
+            log.warning("MQTT: %s; %d messages were not sent", error, self._waiting())
         await link.close(CLOSE_TIMEOUT)
 
     # Home Assistant and what earlier runs left behind

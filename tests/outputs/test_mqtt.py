@@ -310,13 +310,31 @@ async def test_cancelling_says_offline_too(any_port: int, quick: None, subscribe
     await until(lambda: subscriber.payloads("kikimimi/status")[-1:] == ["offline"])
 
 
-async def test_stop_does_not_wait_for_a_broker_that_is_not_there(started: Start):
+async def test_what_is_heard_before_the_broker_has_answered_is_still_told(
+    any_port: int, started: Start, subscribe: Subscribe
+):
+    subscriber = subscribe(any_port)
+    await until(subscriber.subscribed.is_set)
+    output = started(any_port)
+    output.offer(sound())
+    output.offer(sound(state=State.ENDED))
+    await asyncio.sleep(0)
+    await output.stop(5)
+    await until(lambda: len(subscriber.payloads(EVENT)) == 2)
+    await until(lambda: subscriber.payloads("kikimimi/kitchen/last/sound"))
+
+    assert subscriber.payloads("kikimimi/status")[-1:] == ["offline"]
+
+
+async def test_stop_does_not_wait_for_a_broker_that_is_not_there(started: Start, caplog: pytest.LogCaptureFixture):
     output = started(free_port())
+    output.offer(sound())
     await asyncio.sleep(0.3)
     began = time.monotonic()
     await output.stop(10)
 
     assert time.monotonic() - began < 1
+    assert "never connected, 2 messages were not sent" in warnings(caplog)[-1]
 
 
 async def test_when_the_daemon_is_lost_the_broker_says_offline(
