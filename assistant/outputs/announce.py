@@ -52,6 +52,8 @@ class Announcer:
         gone = [room for room in rooms if room not in now["rooms"]]
         removed: dict[str, tuple[str, ...]] = {}
         states = [f"{self.base}/{room}/{end}" for room in gone for end in ("status", "last/sound", "last/speech")]
+        if before["transcripts"] and not now["transcripts"]:  # what was said may not stay on the broker
+            states += [f"{self.base}/{room}/last/speech" for room in rooms if room not in gone]
         for room, event_types in rooms.items():
             dropped = tuple(event_type for event_type in event_types if event_type not in now["rooms"].get(room, ()))
             states += [f"{self.base}/{room}/sound/{kind}/{end}" for kind in dropped for end in ("state", "attributes")]
@@ -67,6 +69,7 @@ class Announcer:
         if states:
             await asyncio.sleep(VIA_DEVICE_PAUSE)  # entities go first: an empty state would make them complain
             await self._empty(send, states)
+        if gone or removed:
             log.info("MQTT: removed what is configured no longer: rooms %s, sounds %s", gone, removed)
         await send([self._retained(self.memory_topic, now)])
         self.swept = True
@@ -75,6 +78,7 @@ class Announcer:
         """What this run announces, for the one that comes after it."""
         return {
             "prefix": self.settings.prefix if self.settings.discovery else None,
+            "transcripts": self.home.transcripts,
             "rooms": {room.id: [sound.event_type for sound in self.home.sounds] for room in self.home.rooms},
         }
 
@@ -90,17 +94,21 @@ class Announcer:
 
 
 def recalled(memory: bytes) -> dict[str, Any]:
-    """`{"prefix", "rooms"}` of an earlier run; nothing for a memory that cannot be read."""
+    """`{"prefix", "transcripts", "rooms"}` of an earlier run; nothing for a memory that cannot be read."""
     try:
         before = json.loads(memory)
     except ValueError:
         before = None
     if not isinstance(before, dict) or not isinstance(before.get("rooms"), dict):
-        return {"prefix": None, "rooms": {}}
+        return {"prefix": None, "transcripts": False, "rooms": {}}
     rooms = {
         room: [event_type for event_type in event_types if isinstance(event_type, str)]
         for room, event_types in before["rooms"].items()
         if isinstance(event_types, list)
     }
     prefix = before.get("prefix")
-    return {"prefix": prefix if isinstance(prefix, str) else None, "rooms": rooms}
+    return {
+        "prefix": prefix if isinstance(prefix, str) else None,
+        "transcripts": before.get("transcripts") is True,
+        "rooms": rooms,
+    }

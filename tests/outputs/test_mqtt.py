@@ -767,6 +767,22 @@ async def test_turning_discovery_off_removes_every_device(any_port: int, started
     assert SMOKE in left
 
 
+async def test_turning_transcripts_off_deletes_what_was_said(any_port: int, started: Start, subscribe: Subscribe):
+    said = Event(
+        id="S", room="kitchen", source="mic", kind="speech", state=State.HEARD, event_type="speech", label="Speech",
+        score=0.8, text="open sesame",
+    )  # fmt: skip
+    talking = started(any_port, replace(HOME, transcripts=True))
+    await online(talking)
+    talking.offer(said)
+    await until(lambda: talking._announcer.swept)
+    await talking.stop(2)
+    assert "open sesame" in (await retained(subscribe, any_port))["kikimimi/kitchen/last/speech"]
+
+    await run_once(started, any_port, HOME)
+    assert not [payload for payload in (await retained(subscribe, any_port)).values() if "open sesame" in payload]
+
+
 async def test_another_installation_is_left_alone(any_port: int, started: Start, subscribe: Subscribe):
     other = replace(HOME, install="beef", rooms=HOME.rooms[1:])
     await run_once(started, any_port, other)
