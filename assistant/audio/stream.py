@@ -40,7 +40,10 @@ class Stream:
         self._stopped = threading.Event()
 
     async def chunks(self) -> AsyncIterator[Chunk]:
-        """Chunks until the peer ends the stream. Raises `SourceError` when it cannot be reached, stalls or breaks."""
+        """Chunks until the peer ends the stream. Raises `SourceError` when it cannot be reached, stalls or breaks.
+
+        An HTTP peer that tells neither a length nor `Connection: close` breaks off when it ends, as FFmpeg sees it.
+        """
         held: Channel[Block] = Channel(self.name, HELD_FRAMES, weigh=lambda block: block.seconds)
         self._failure = None
         self._stopped = threading.Event()
