@@ -34,6 +34,9 @@ SPEECH_CAUTION = 0.5  # thresholds rise by this share of the speech score while 
 EXPLAINED = 0.3  # times the threshold: an exact family this strong explains what a general label says
 GENERAL_NAME = 0.6  # times the best label's score at which a family's first label, its general name, is said instead
 GENERAL_THRESHOLD = 0.7
+LATE_AFTER = 2 * SAMPLE_RATE  # samples: the age of an activity from which
+LATE_UNTIL = 6 * SAMPLE_RATE  # to which (older ones are the room's noise, over which new sounds come)
+LATE_CAUTION = 1.5  # thresholds are so many times higher: many windows of the same sound have said nothing by then
 QUIET_WEIGHT = 1.5  # times the mean background score that is subtracted: scores of noise fluctuate
 QUIET_RATE = 0.3  # share of the newest background window in the mean
 ONSET_IN_WINDOW = round(0.6 * SAMPLE_RATE)  # samples before the end of the first window that shows a sound
@@ -55,7 +58,7 @@ class SoundSettings(Settings):
 
     sensitivity: Sensitivity = Field(default=Sensitivity.BALANCED, description="shifts every threshold")
     threshold: float = Field(default=0.3, gt=0.0, le=1.0, description="mean score a family needs when windows agree")
-    single: float = Field(default=2.0, ge=1.0, le=5.0, description="times the threshold for a single window")
+    single: float = Field(default=1.75, ge=1.0, le=5.0, description="times the threshold for a single window")
     memory: int = Field(default=4, ge=1, le=20, description="windows of an activity that are averaged")
     second_voice: float = Field(default=2.0, ge=1.0, le=10.0, description="times the threshold while a sound runs")
     hold: float = Field(default=1.5, ge=0.2, le=60.0, description="seconds without evidence after which a sound ended")
@@ -249,6 +252,8 @@ class Tracker:
         speech = float(np.mean([heard.speech for heard in self._recent]))
         if speech > SPEAKING:
             strengths /= 1.0 + SPEECH_CAUTION * speech
+        if self._activity is not None and LATE_AFTER < end - self._activity < LATE_UNTIL:
+            strengths /= LATE_CAUTION
         if strengths.max(where=~self._general, initial=0.0) > EXPLAINED:
             strengths[self._general] = 0.0
         rivals = [sound.family for sound in self._running.values() if end - sound.last < SAMPLE_RATE]

@@ -43,8 +43,9 @@ class Windows:
         self._settings = s = settings or WindowSettings()
         self._probe = round(s.probe * SAMPLE_RATE)
         self._first, self._hop, self._trail = (round(x * SAMPLE_RATE) for x in (s.first, s.hop, s.trail))
-        self._ring: Samples = np.zeros(0, np.float32)  # audio without a gap up to `_end`
-        self._end = 0  # position after the last sample of the ring
+        self._buffer: Samples = np.zeros(0, np.float32)
+        self._filled = 0  # samples of the buffer in use: audio without a gap up to `_end`
+        self._end = 0  # position after the last sample in use
         self._frames: deque[Frame] = deque(maxlen=WINDOW // FRAME + 1)
         self._onset: int | None = None  # where the activity began; None between activities
         self._due = 0  # position at which the next window may end
@@ -61,13 +62,12 @@ class Windows:
         windows: list[Window] = []
         if chunk.start != self._end:  # audio was lost, or this is the first: what was open ends here
             windows += self.end()
-            self._ring = self._ring[:0]
+            self._filled = 0
             self._frames.clear()
-        self._ring = np.concatenate((self._ring, chunk.samples))
+        self._append(chunk.samples)
         self._end = chunk.end
         for frame in frames:
             windows += self._step(frame)
-        self._ring = self._ring[-(WINDOW + FRAME) :]
         return windows
 
     def end(self) -> list[Window]:
@@ -78,6 +78,17 @@ class Windows:
         self._onset = None
         return windows
 
+    def _append(self, samples: Samples) -> None:
+        """Keep `samples`; when the buffer is full only the last window moves to a new one."""
+        filled = self._filled + len(samples)
+        if filled > len(self._buffer):
+            kept = self._buffer[max(0, self._filled - WINDOW - FRAME) : self._filled]
+            self._buffer = np.concatenate((kept, samples, np.zeros(8 * WINDOW, np.float32)))
+            self._filled = len(kept) + len(samples)
+        else:
+            self._buffer[self._filled : filled] = samples
+            self._filled = filled
+
     def _step(self, frame: Frame) -> list[Window]:
         self._frames.append(frame)
         end = frame.start + FRAME
@@ -86,7 +97,7 @@ class Windows:
                 self._onset = frame.start
                 self._due = frame.start + self._first
             self._closes_at = end + self._trail
-        whole = end - (self._end - len(self._ring)) >= WINDOW
+        whole = end - (self._end - self._filled) >= WINDOW
         if self._onset is None:
             probe = whole and end - max(self._cut_at, self._closes_at) >= self._probe and frame.dbfs > SILENCE_DBFS
             return [self._cut(end, end)] if probe else []
@@ -100,8 +111,8 @@ class Windows:
 
     def _cut(self, onset: int, end: int) -> Window:
         self._cut_at = end
-        last = len(self._ring) - (self._end - end)
-        samples = self._ring[max(0, last - WINDOW) : last]
+        last = self._filled - (self._end - end)
+        samples = self._buffer[max(0, last - WINDOW) : last]
         length = len(samples)
         if length < WINDOW:
             samples = np.resize(samples, WINDOW)
