@@ -42,7 +42,7 @@ class Stream:
     async def chunks(self) -> AsyncIterator[Chunk]:
         """Chunks until the peer ends the stream. Raises `SourceError` when it cannot be reached, stalls or breaks.
 
-        An HTTP peer that tells neither a length nor `Connection: close` breaks off when it ends, as FFmpeg sees it.
+        An HTTP peer that told no length and closes has broken off, as FFmpeg sees it: that is a `SourceError` too.
         """
         held: Channel[Block] = Channel(self.name, HELD_FRAMES, weigh=lambda block: block.seconds)
         self._failure = None
