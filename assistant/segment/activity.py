@@ -6,11 +6,12 @@ while a sound that comes and goes is not. It starts low, so that a sound at samp
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left, insort
 from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from assistant.events import SAMPLE_RATE, Chunk, Samples
@@ -67,6 +68,7 @@ class Activity:
         # A few blocks of the lowest floor stand for the past that was not heard: sounds at sample 0 open the gate,
         # and a loud room is learnt within seconds all the same.
         self._levels: deque[float] = deque([s.lowest_floor_dbfs] * max(1, blocks // 8), maxlen=blocks)
+        self._ordered = sorted(self._levels)
         self._block: list[float] = []
         self._floor = s.lowest_floor_dbfs
         self._open_for = 0  # frames until the gate closes
@@ -112,14 +114,19 @@ class Activity:
         self._block.append(level)
         if len(self._block) < BLOCK:
             return
+        if len(self._levels) == self._levels.maxlen:
+            del self._ordered[bisect_left(self._ordered, self._levels[0])]
         self._levels.append(sum(self._block) / BLOCK)
+        insort(self._ordered, self._levels[-1])
         self._block.clear()
-        ordered = sorted(self._levels)
-        self._floor = max(self._settings.lowest_floor_dbfs, ordered[int(self._settings.quantile * len(ordered))])
+        quantile = self._ordered[int(self._settings.quantile * len(self._ordered))]
+        self._floor = max(self._settings.lowest_floor_dbfs, quantile)
 
 
-def _levels(frames: NDArray[np.float32]) -> list[float]:
+def _levels(frames: Samples) -> list[float]:
     """RMS of each row in dBFS; what is not a number counts as silence."""
-    power = np.nan_to_num(np.mean(np.square(frames, dtype=np.float64), axis=1), nan=0.0, posinf=0.0)
-    levels: list[float] = np.maximum(SILENCE_DBFS, 10.0 * np.log10(power + 1e-10)).tolist()
-    return levels
+    powers = np.einsum("ij,ij->i", frames, frames).tolist()  # one call a chunk: calls are what costs here
+    return [
+        max(SILENCE_DBFS, 10.0 * math.log10(power / FRAME + 1e-10)) if math.isfinite(power) else SILENCE_DBFS
+        for power in powers
+    ]
