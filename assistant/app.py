@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from assistant.errors import AssistantError, SourceError
+from assistant.errors import AssistantError
 from assistant.events import Action, Event, Fact, HealthMeasured, Log, Presence, Publish, RoomChanged, without_words
 from assistant.health import Meter
 from assistant.outputs.broker import answers_mqtt, embedded_broker
@@ -67,7 +67,8 @@ class _Ear:
     live: bool = True  # it does not end by itself: opened again when it breaks
     openings: int = 0
     lost_before: float = 0.0  # seconds lost by earlier openings of the source
-    failure: SourceError | None = None
+    heard: bool = False  # it was online at least once
+    failure: AssistantError | None = None  # why it is not heard
 
     def lost(self) -> float:
         """Seconds of audio lost so far: by the source, and shed on the way to the recogniser."""
@@ -109,7 +110,7 @@ class Daemon:
         self._stopping.set()
 
     async def run(self) -> int:
-        """Listen until stopped. Returns the exit code: 0, or 3 when a required source or every file failed."""
+        """Listen until stopped or every source has ended. Returns the exit code: 0, or that of a failed source."""
         async with asyncio.TaskGroup() as group:
             lasting = [
                 group.create_task(self._keep(name, run), name=name)
@@ -129,7 +130,9 @@ class Daemon:
             await asyncio.gather(*(self._close(name, output) for name, output in self._outputs.items()))
             for task in lasting:
                 task.cancel()
-        return SourceError.exit_code if any(ear.failure for ear in self._ears) else 0
+        if self._stopping.is_set():
+            return 0
+        return next((ear.failure.exit_code for ear in self._ears if ear.failure), 0)
 
     async def _until_stopped(self, listening: Sequence[asyncio.Task[None]]) -> None:
         stopping = asyncio.create_task(self._stopping.wait())
@@ -155,8 +158,8 @@ class Daemon:
                 log.exception("%s broke; it is started again in %.0f s", name, delay)
             else:
                 return
-            await asyncio.sleep(delay)
             lived = time.monotonic() - started
+            await asyncio.sleep(delay)
             delay = BACKOFF[0] if lived > BACKOFF[1] else min(2.0 * delay, BACKOFF[1])
 
     async def _listen(self, ear: _Ear) -> None:
@@ -168,20 +171,18 @@ class Daemon:
             opened = time.monotonic()
             try:
                 await self._hear(ear)
-            except SourceError as error:
-                self._lost(ear, str(error))
-                if ear.room.required or not ear.live:
-                    ear.failure = error
-                    return
             except AssistantError as error:
+                ear.failure = error
                 self._lost(ear, str(error))
-            except Exception:
+            except Exception as error:
+                ear.failure = AssistantError(f"{ear.room.id}: {error}")
                 log.exception("%s: listening broke", ear.room.id)
                 self._lost(ear, "internal error")
             else:
+                ear.failure = None
                 self._lost(ear, "the source has ended")
-                if not ear.live:
-                    return
+            if not ear.live or (ear.room.required and ear.failure and not ear.heard):
+                return
             if time.monotonic() - opened > BACKOFF[1]:
                 delay = BACKOFF[0]
             await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 (jitter, not a secret)
@@ -208,7 +209,8 @@ class Daemon:
         await ear.pipeline.run(lambda: self._came(ear))
 
     def _came(self, ear: _Ear) -> None:
-        ear.online = True
+        ear.online = ear.heard = True
+        ear.failure = None
         log.info("%s: listening to %s", ear.room.id, ear.source.name if ear.source else ear.room.address)
         self._tell(RoomChanged(ear.room.id, Presence.ONLINE))
 

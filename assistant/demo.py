@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import platformdirs
@@ -30,9 +30,12 @@ SUBSCRIBE_WITHIN = 10.0  # seconds
 LINGER = 1.0  # seconds for the last messages to arrive
 
 
-@contextlib.contextmanager
-def printed_messages(port: int) -> Iterator[None]:
-    """Print each message of the broker as `TOPIC PAYLOAD`, the way any other client of the house would see it."""
+@asynccontextmanager
+async def printed_messages(port: int) -> AsyncIterator[None]:
+    """Print each message of the broker as `TOPIC PAYLOAD`, the way any other client of the house would see it.
+
+    The client works in a thread of its own: the broker runs on this loop, which must not wait for it.
+    """
     from paho.mqtt.client import Client, MQTTMessage  # noqa: PLC0415
     from paho.mqtt.enums import CallbackAPIVersion  # noqa: PLC0415
 
@@ -48,15 +51,15 @@ def printed_messages(port: int) -> Iterator[None]:
     client.on_connect = on_connect
     client.on_subscribe = lambda *_: subscribed.set()
     client.on_message = on_message
-    client.connect("127.0.0.1", port, keepalive=30)
+    client.connect_async("127.0.0.1", port, keepalive=30)
     client.loop_start()
     try:
-        if not subscribed.wait(SUBSCRIBE_WITHIN):
+        if not await asyncio.to_thread(subscribed.wait, SUBSCRIBE_WITHIN):
             raise AssistantError("demo: the embedded broker did not answer; remedy: try again, with -v for the log")
         yield
     finally:
         client.disconnect()
-        client.loop_stop()
+        await asyncio.to_thread(client.loop_stop)
 
 
 def recording(folder: Path) -> Path:
@@ -79,7 +82,7 @@ async def demo(config: Config, files: ModelFiles, *, speed: float = 1.0) -> int:
         rooms = [Room(ROOM, str(path), required=True)]
         async with embedded_broker(port=0) as port:
             settings = MqttSettings(url=f"mqtt://127.0.0.1:{port}")
-            with printed_messages(port):
+            async with printed_messages(port):
                 async with app.daemon(config, rooms, files, mqtt=settings, speed=speed) as daemon:
                     code = await daemon.run()
                 await asyncio.sleep(LINGER)

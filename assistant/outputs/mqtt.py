@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 INBOX = 1000  # messages that wait for a broker
 SENDS = 5  # a message that five connections in a row did not survive is given up
-FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between two attempts to connect
+FIRST_WAIT, LONGEST_WAIT = 1.0, 15.0  # seconds between two attempts to connect: an alarm must not wait a minute
 STABLE_AFTER = 30.0  # seconds: a connection that lasted longer was a good one
 FLAPS = 3  # that many in a row that lasted less want an explanation
 RECALL_TIMEOUT = 2.0  # seconds for the broker to hand over what an earlier run announced
