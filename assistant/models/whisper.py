@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 FRAME: Final = 320  # samples of one encoder frame (20 ms)
 HOP: Final = 160  # samples of one mel frame
+SHORTEST: Final = 1_600  # samples: no word is shorter than 0.1 s
 WINDOW: Final = 30.0  # seconds Whisper was trained on
 AFTER: Final = 1.0  # seconds of silence encoded after an utterance
 SHORT: Final = 15.0  # seconds the decoder sees at least, of which most is spliced silence
@@ -42,8 +43,27 @@ RETRY_BELOW: Final = -0.7  # average log-probability: below it the full window i
 RETRY_SPEECH: Final = 0.85  # the tagger's speech score from which that is worth a second of CPU
 RETRY_LOOP: Final = 0.5  # the same for a text that loops
 SPEECH_POSSIBLE: Final = 0.12  # the tagger's speech score below which nobody speaks
-BELIEF: Final = -0.65  # average log-probability a text needs where the tagger is undecided (0.5) …
-TRUST: Final = 0.25  # … and how much less for each unit of its log-odds
+BELIEF: Final = -0.7  # average log-probability a text needs where the tagger is undecided (0.5) …
+TRUST: Final = 0.25  # … how much less for each unit of its log-odds …
+CAUTION: Final = 0.5  # … and how much more for each unit of Whisper's no-speech probability above a half
+
+# What Whisper writes when it hears nothing (subtitles end like this); people say some of it too, but clearly.
+HOLLOW: Final = frozenset(
+    {
+        "you",
+        "thank you",
+        "thanks for watching",
+        "thank you for watching",
+        "bye",
+        "bye bye",
+        "ご視聴ありがとうございました",
+        "ありがとうございました",
+        "謝謝觀看",
+        "продолжение следует",
+        "mbc 뉴스",
+    }
+)
+HOLLOW_BELIEF: Final = -0.5  # average log-probability that such a text needs
 
 # Languages whose error rate with `base` is below about 40 % in the paper's FLEURS table: others come out as noise.
 LANGUAGES: Final = ("en", "ja", "de", "es", "fr", "it", "ko", "nl", "pl", "pt", "ru", "sv", "tr", "zh")
@@ -147,6 +167,8 @@ class Whisper:
         doubt = doubt_before(evidence)
         if doubt is not None:
             return Transcript("", None, 0.0, rejected=doubt)
+        if len(samples) < SHORTEST:
+            return Transcript("", None, 0.0, rejected="it is shorter than 0.1 s")
         clean = np.nan_to_num(samples[: round(WINDOW * SAMPLE_RATE)], nan=0.0, posinf=0.0, neginf=0.0)
         encoded = self._short(clean)
         language = self._language(encoded, languages or self._settings.languages)
@@ -243,11 +265,14 @@ class Whisper:
         tokenizer = self._tokenizer(language)
         tokens = [token for token in decoding.tokens if token < tokenizer.eot]
         (found,) = self._model.find_alignment(tokenizer, [tokens], decoding.encoded, length // HOP) or ([],)
-        return tuple(
-            Word(part["word"].strip(), round(float(part["start"]), 2), round(float(part["end"]), 2))
-            for part in found
-            if part["word"].strip()
-        )
+        words: list[Word] = []
+        for part in found:
+            text, start, end = part["word"].strip(), round(float(part["start"]), 2), round(float(part["end"]), 2)
+            if words and not re.search(r"\w", text):  # punctuation belongs to the word before it
+                words[-1] = Word(words[-1].word + text, words[-1].start, words[-1].end)
+            elif text:
+                words.append(Word(text, start, end))
+        return tuple(words)
 
 
 def doubt_before(evidence: SpeechEvidence) -> str | None:
@@ -258,11 +283,13 @@ def doubt_before(evidence: SpeechEvidence) -> str | None:
 
 
 def doubt_after(decoding: Decoding, evidence: SpeechEvidence) -> str | None:
-    """Why a text is not believed: the decoder's certainty and the tagger's, added as log-odds, are too low.
+    """Why a text is not believed: the decoder's certainty and the tagger's together are too low.
 
     One alone is not enough: Whisper is certain of "Ha ha ha", and a tagger of a television's murmur.
     """
-    wanted = BELIEF - TRUST * _log_odds(tagged(evidence))
+    wanted = BELIEF - TRUST * _log_odds(tagged(evidence)) + CAUTION * max(0.0, decoding.no_speech - 0.5)
+    if _folded(decoding.text) in HOLLOW:
+        wanted = max(wanted, HOLLOW_BELIEF)
     if decoding.log_probability >= wanted:
         return None
     return (
@@ -290,13 +317,18 @@ def worth_another(decoding: Decoding, evidence: SpeechEvidence) -> bool:
 
 def loops(text: str) -> bool:
     """Whether a text repeats itself as only a decoder does that missed its end."""
-    folded = re.sub(r"[\W_]+", " ", text.lower()).strip()
+    folded = _folded(text)
     if re.search(r"(.{6,}?)( ?\1){2,}", folded) or re.fullmatch(r"(.{8,}?)( ?\1)+", folded):
         return True
     if re.search(r"\b(.+?)( \1){3,}\b", folded) or re.search(r"([^\d\s]{2,}?)\1{4,}", folded.replace(" ", "")):
         return True
     raw = text.encode()
     return len(raw) > 80 and len(raw) / len(zlib.compress(raw)) > 2.0
+
+
+def _folded(text: str) -> str:
+    """Lower case, without punctuation."""
+    return re.sub(r"[\W_]+", " ", text.lower()).strip()
 
 
 def echoes(text: str, prompt: str) -> bool:
