@@ -311,11 +311,11 @@ class Cadence:
 
         One of the two pauses may be disturbed.
         """
-        pulse = float(typical_of(chain)[: len(pattern.on)].mean())
+        band, pulse = chain[1].band, float(chain[1].means[: len(pattern.on)].mean())
         worst = []
         for before, after in itertools.pairwise(chain):
             first = before.frame + round(pattern.quiet_from * RATE)
-            pause = self._tonal[first - self._frames : after.frame - 5 - self._frames, before.band]
+            pause = self._tonal[first - self._frames : after.frame - 5 - self._frames, band]
             width = round(pattern.on[0][1] * RATE) // 2
             sums = np.convolve(pause, np.full(width, 1 / width, np.float32), mode="valid")
             worst.append(float(sums.max(initial=0.0)))
