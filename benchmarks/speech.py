@@ -3,8 +3,8 @@
     python benchmarks/speech.py AUDIO --yamnet yamnet.tflite --whisper base=FOLDER [--whisper tiny.en=FOLDER]
 
 AUDIO holds `manifest.csv` (file, kind, label, transcript, language, source, licence, duration) and, if there is a
-folder `long`, recordings with a CSV of the same name (onset, offset, kind, transcript, language). WER over English rows,
-CER over Japanese ones; `answered` counts speech rows with a text, `invented` texts elsewhere; times are those of
+folder `long`, recordings with a CSV of the same name (onset, offset, kind, transcript, language). WER over English
+rows, CER over Japanese ones; `answered` counts speech rows with a text, `invented` texts elsewhere; times are those of
 `transcribe`, on this machine as busy as it is. The last line is JSON.
 """
 

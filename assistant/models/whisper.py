@@ -65,7 +65,7 @@ HOLLOW: Final = frozenset(
 )
 HOLLOW_BELIEF: Final = -0.5  # average log-probability that such a text needs
 
-# Languages whose error rate with `base` is below about 40 % in the paper's FLEURS table: others come out as noise.
+# Widely spoken languages that `base` reads passably; a choice, not a measurement of each (docs/adr/0005).
 LANGUAGES: Final = ("en", "ja", "de", "es", "fr", "it", "ko", "nl", "pl", "pt", "ru", "sv", "tr", "zh")
 # Scripts (first word of the Unicode names of letters) of languages that are not written in Latin letters.
 SCRIPTS: Final = {
