@@ -55,5 +55,8 @@ async def listen(
         except SourceError as error:
             log.error("%s", error)  # noqa: TRY400 (a person reads this: no traceback)
             code = SourceError.exit_code
+        except Exception:  # a bug; the other files are heard all the same
+            log.exception("%s: listening broke", address)
+            code = code or 1
         done(address)
     return code

@@ -7,8 +7,11 @@ import logging
 import os
 import re
 import secrets
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -185,13 +188,31 @@ def install_id() -> str:
     return fresh
 
 
+@contextmanager
+def native_chatter_logged() -> Iterator[None]:
+    """What native libraries write to stderr meanwhile goes to the DEBUG log: LiteRT greets with every interpreter."""
+    with tempfile.TemporaryFile() as captured:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        os.dup2(captured.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            captured.seek(0)
+            for line in captured.read().decode("utf-8", "replace").splitlines():
+                log.debug("%s", line)
+
+
 async def load_models(config: Config, files: ModelFiles) -> Models:
     """Load the tagger now and the recogniser in the background, each in the thread that will call it.
 
     Raises `ModelError` for the tagger. A recogniser that cannot be loaded is logged, and sounds are heard all the same.
     """
     tagging, recognising = ModelThread("tagger"), ModelThread("recogniser")
-    tagger: Tagger = await tagging.call(lambda: registry.load(registry.TAGGERS, "yamnet")(files.tagger))
+    with native_chatter_logged():
+        tagger: Tagger = await tagging.call(lambda: registry.load(registry.TAGGERS, "yamnet")(files.tagger))
 
     async def load_recogniser() -> Recogniser | None:
         if files.recogniser is None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from assistant.events import Chunk, seconds
 
 log = logging.getLogger(__name__)
 
+DAMAGED_STEP = 256  # frames
 BLOCK_SECONDS = 2.0  # read at once, in a thread
 UNKNOWN_LENGTH = 0x7FFFFFFF  # a WAV header written to a pipe says this or more
 
@@ -96,23 +97,17 @@ def _by_libsndfile(path: Path, sound: Any) -> Blocks:  # noqa: ANN401 (soundfile
     import soundfile  # noqa: PLC0415
 
     rate = float(sound.samplerate)
-    size = max(1, round(rate * BLOCK_SECONDS))
     frames = 0
     broken = False
-    while True:
-        try:
-            block = sound.read(size, dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError:
-            if broken:
-                break
-            broken = True  # the rest in small steps, so that only what is damaged is left out
-            sound.seek(frames)
-            size = 256
-            continue
-        if len(block) == 0:
-            break
-        frames += len(block)
-        yield block, rate
+    try:
+        while len(block := sound.read(max(1, round(rate * BLOCK_SECONDS)), dtype="float32", always_2d=True)):
+            frames += len(block)
+            yield block, rate
+    except soundfile.LibsndfileError:
+        broken = True
+        for block in _as_far_as_it_goes(path, frames):
+            frames += len(block)
+            yield block, rate
     if frames == 0:  # a recorder that was killed leaves a header of length 0: FFmpeg reads what follows it
         yield from _by_ffmpeg(path)
         return
@@ -120,6 +115,27 @@ def _by_libsndfile(path: Path, sound: Any) -> Blocks:  # noqa: ANN401 (soundfile
     cut = promised is not None and int(promised[1]) < UNKNOWN_LENGTH
     if broken or cut or frames < sound.frames:
         log.warning("%s: truncated or damaged; heard as far as %.2f s", path, frames / rate)
+
+
+def _as_far_as_it_goes(path: Path, frames: int) -> Iterator[NDArray[np.float32]]:
+    """What can be read of a damaged file after the first `frames`, in small steps so that little is left out.
+
+    It is opened again and read from its beginning: libsndfile cannot seek in every broken file.
+    """
+    import soundfile  # noqa: PLC0415
+
+    with soundfile.SoundFile(path) as sound:
+        read = 0
+        while True:
+            try:
+                block = sound.read(DAMAGED_STEP, dtype="float32", always_2d=True)
+            except soundfile.LibsndfileError:
+                return
+            if len(block) == 0:
+                return
+            read += len(block)
+            if read > frames:
+                yield block[-(read - frames) :]
 
 
 def _by_ffmpeg(path: Path) -> Blocks:
@@ -137,7 +153,15 @@ def _by_ffmpeg(path: Path) -> Blocks:
             raise SourceError(f"{path}: holds no audio; remedy: give a file with a sound track")
         frames = errors = 0
         rate = 0.0
-        for packet in container.demux(container.streams.audio[0]):
+        packets = container.demux(container.streams.audio[0])
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError:
+                errors += 1
+                break
+            if packet is None:
+                break
             try:
                 decoded = packet.decode()
             except av.FFmpegError:
@@ -148,7 +172,7 @@ def _by_ffmpeg(path: Path) -> Blocks:
                 frames, rate = frames + len(block), float(frame.sample_rate)
                 yield block, rate
         if errors:
-            log.warning("%s: %d damaged packets left out", path, errors)
+            log.warning("%s: truncated or damaged: %d packets left out", path, errors)
         if frames == 0:
             raise SourceError(f"{path}: holds no audio that FFmpeg can decode; remedy: record or copy it again")
 

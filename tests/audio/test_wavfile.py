@@ -154,6 +154,24 @@ async def test_a_truncated_file_is_heard_as_far_as_it_goes(tmp_path, suffix, cap
     assert "truncated" in caplog.text
 
 
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.9])
+@pytest.mark.parametrize("seconds", [0.3, 5.0])
+async def test_a_flac_cut_anywhere_is_never_a_crash(tmp_path, seconds, share):
+    """libsndfile cannot even seek in some of them."""
+    noise = np.random.default_rng(1).normal(0, 0.1, round(seconds * SAMPLE_RATE))
+    path = tmp_path / "cut.flac"
+    soundfile.write(path, noise, SAMPLE_RATE)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: round(share * len(whole))])
+    try:
+        chunks, _ = await read(path)
+    except SourceError as error:
+        assert str(path) in str(error)
+        assert seconds * share < 0.5
+    else:
+        assert len(joined(chunks)) / SAMPLE_RATE > seconds * share - 0.5
+
+
 async def test_a_killed_recorder_leaves_length_zero(tmp_path):
     soundfile.write(tmp_path / "a.wav", tone(16000), 16000)
     content = bytearray((tmp_path / "a.wav").read_bytes())
