@@ -18,8 +18,10 @@ test: .venv/all check
 	@.venv/bin/pytest
 
 check: .venv/all
-	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports --no-cache >/dev/null \
-		|| { status=$$?; .venv/bin/lint-imports --no-cache | tail -n 25; exit $$status; }
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@report=$$(.venv/bin/lint-imports --no-cache) || { echo "$$report"; exit 1; }
 
 fix: .venv/all
 	@.venv/bin/ruff check --fix . ; .venv/bin/ruff format .

@@ -9,10 +9,33 @@ import pytest
 
 from assistant.events import Event, State, Word, frozen, iso, seconds
 
-ORDER = (
-    "schema id room source kind state event_type label score text language words intent caption emotion start end offset "
-    "duration heard_at level_dbfs model latency late clip"
-).split()
+ORDER = [
+    "schema",
+    "id",
+    "room",
+    "source",
+    "kind",
+    "state",
+    "event_type",
+    "label",
+    "score",
+    "text",
+    "language",
+    "words",
+    "intent",
+    "caption",
+    "emotion",
+    "start",
+    "end",
+    "offset",
+    "duration",
+    "heard_at",
+    "level_dbfs",
+    "model",
+    "latency",
+    "late",
+    "clip",
+]
 
 
 def event(**changes: object) -> Event:
