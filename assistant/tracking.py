@@ -26,6 +26,7 @@ from assistant.settings import Settings
 OTHER = "other"  # event type of a label in no group
 Scores = NDArray[np.float32]
 AGREEMENT = (1.0, 0.4, 0.15)  # share of `single` that one, two, three agreeing windows must bring
+UNNAMED = 1.25  # times its threshold that a family of event type other needs: a home names what it expects
 SURE = 0.8  # no single window must score more than this: YAMNet seldom does
 KEEP = 0.4  # times the threshold: evidence that a running sound goes on
 FAINT = 0.3  # times the threshold: evidence that a sound has begun
@@ -36,8 +37,8 @@ GENERAL_NAME = 0.6  # times the best label's score at which a family's first lab
 GENERAL_THRESHOLD = 0.7
 LATE_AFTER = 2 * SAMPLE_RATE  # samples: the age of an activity from which
 LATE_UNTIL = 6 * SAMPLE_RATE  # to which (older ones are the room's noise, over which new sounds come)
-LATE_CAUTION = 1.5  # thresholds are so many times higher: many windows of the same sound have said nothing by then
-QUIET_WEIGHT = 1.5  # times the mean background score that is subtracted: scores of noise fluctuate
+LATE_CAUTION = 1.25  # thresholds are so many times higher: many windows of the same sound have said nothing by then
+QUIET_WEIGHT = 2.5  # times the mean background score that is subtracted: scores of noise fluctuate
 QUIET_RATE = 0.3  # share of the newest background window in the mean
 ONSET_IN_WINDOW = round(0.6 * SAMPLE_RATE)  # samples before the end of the first window that shows a sound
 
@@ -60,7 +61,7 @@ class SoundSettings(Settings):
     threshold: float = Field(default=0.3, gt=0.0, le=1.0, description="mean score a family needs when windows agree")
     single: float = Field(default=1.75, ge=1.0, le=5.0, description="times the threshold for a single window")
     memory: int = Field(default=4, ge=1, le=20, description="windows of an activity that are averaged")
-    second_voice: float = Field(default=2.0, ge=1.0, le=10.0, description="times the threshold while a sound runs")
+    second_voice: float = Field(default=1.15, ge=1.0, le=10.0, description="times the threshold while a sound runs")
     hold: float = Field(default=1.5, ge=0.2, le=60.0, description="seconds without evidence after which a sound ended")
     background_seconds: float = Field(default=60.0, gt=0.0, description="seconds of activity that teach the background")
 
@@ -171,7 +172,7 @@ class Tracker:
         self._members = np.concatenate([family.indices for family in self._families])
         self._offsets = np.cumsum([0] + [len(family.indices) for family in self._families[:-1]])
         shift = SHIFT[self._settings.sensitivity]
-        self._thresholds = np.array([(f.group.threshold or self._settings.threshold) * shift for f in self._families])
+        self._thresholds = shift * np.array([self._threshold(family) for family in self._families])
         self._bars = self._bars_by_windows()
         self._general = np.array([family.general for family in self._families])
         self._speech = np.array([i for i, label in enumerate(labels) if label in table.speech], np.intp)
@@ -212,6 +213,10 @@ class Tracker:
     def end(self, position: int) -> list[Detection]:
         """The source has ended at `position` (samples), and so have its sounds."""
         return [self._end(sound, position) for sound in list(self._running.values())]
+
+    def _threshold(self, family: _Family) -> float:
+        threshold = family.group.threshold or self._settings.threshold
+        return threshold * UNNAMED if family.event_type == OTHER and not family.general else threshold
 
     def _bars_by_windows(self) -> NDArray[np.float64]:
         """Shape (memory, families): mean score that so many agreeing windows need."""

@@ -175,6 +175,18 @@ def test_a_label_in_no_group_is_other() -> None:
     assert play(tracker(), [{"Plop": 0.9}] * 3)[0].event_type == "other"
 
 
+def test_a_sound_without_a_name_in_this_home_needs_more() -> None:
+    assert started(play(tracker(), [{"Cat": 0.34}] * 5)) == ["Cat"]
+    assert started(play(tracker(), [{"Plop": 0.34}] * 5)) == []
+    assert started(play(tracker(), [{"Plop": 0.42}] * 5)) == ["Plop"]
+
+
+def test_a_stronger_second_thought_is_said() -> None:
+    corrected = [{"Cat": 0.55}] * 3 + [{"Cat": 0.2, "Bark": 0.6}] * 5
+    assert started(play(tracker(), corrected)) == ["Cat", "Bark"]
+    assert started(play(tracker(), [{"Cat": 0.55}] * 3 + [{"Cat": 0.55, "Bark": 0.4}] * 5)) == ["Cat"]
+
+
 def test_unknown_and_doubled_labels_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="'Woof' is no label"):
         Tracker(SoundTable(groups={"dog": SoundGroup(labels=("Woof",))}), LABELS)
