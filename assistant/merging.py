@@ -1,10 +1,14 @@
-"""One physical sound, one event: what two detectors say of the same type at the same time is joined."""
+"""One physical sound, one event: what two detectors say of the same sound at the same time is joined."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from assistant.events import Detection, State
+from assistant.events import SAMPLE_RATE, Detection, State
+
+CADENCES = frozenset({"t3", "t4"})  # models that know an alarm by its rhythm
+MISTAKEN = frozenset({"phone", "appliance_beep", "alarm_clock"})  # what a tagger calls those same beeps
+SLACK = SAMPLE_RATE  # samples: the tagger's onsets are only that exact
 
 
 @dataclass(slots=True)
@@ -22,37 +26,67 @@ class Merger:
 
     A tagger and a cadence detector both raise `smoke_alarm` for one alarm; the house is told once. Two sounds of one
     model stay two: that model's tracker has already decided.
+
+    A tagger calls the beeps of an alarm a telephone, an alarm clock or an appliance (so YAMNet, most
+    T3 and T4). While a cadence is heard those are not told, and one that began with it ends when the cadence is known.
     """
 
     def __init__(self) -> None:
         self._open: list[_Open] = []
+        self._mistaken: set[int] = set()  # keys of detections that were the beeps of an alarm
 
-    def feed(self, detection: Detection) -> Detection | None:
-        """The detection to announce, or None when an event that is out already stands for it."""
-        if detection.state is State.STARTED:
-            return self._started(detection)
-        return self._ended(detection)
+    def feed(self, detection: Detection) -> list[Detection]:
+        """The detections to announce; none when an event that is out already stands for this one."""
+        if detection.state is not State.STARTED:
+            return self._ended(detection)
+        if detection.event_type in MISTAKEN and self._alarm_sounds():
+            self._mistaken.add(detection.key)
+            return []
+        started = self._started(detection)
+        return [*started, *self._end_mistaken(detection)] if detection.model in CADENCES else started
 
-    def _started(self, detection: Detection) -> Detection | None:
+    def _alarm_sounds(self) -> bool:
+        return any(model in CADENCES for sound in self._open for model in sound.keys.values())
+
+    def _end_mistaken(self, alarm: Detection) -> list[Detection]:
+        """End what `alarm` was taken for since it began; a telephone that rang before it goes on ringing."""
+        beeps = [
+            sound
+            for sound in self._open
+            if sound.first.event_type in MISTAKEN and sound.first.start >= alarm.start - SLACK
+        ]
+        for sound in beeps:
+            self._open.remove(sound)
+            self._mistaken.update(sound.keys)
+        now = alarm.heard_at
+        return [
+            replace(sound.first, state=State.ENDED, score=sound.best, end=now, heard_at=now, level_dbfs=None)
+            for sound in beeps
+        ]
+
+    def _started(self, detection: Detection) -> list[Detection]:
         for sound in self._open:
             if sound.first.event_type == detection.event_type and detection.model not in sound.keys.values():
                 sound.keys[detection.key] = detection.model
                 sound.best = max(sound.best, detection.score)
                 if detection.model not in sound.models:
                     sound.models.append(detection.model)
-                return None
+                return []
         self._open.append(_Open(detection, detection.score, {detection.key: detection.model}, [detection.model]))
-        return detection
+        return [detection]
 
-    def _ended(self, detection: Detection) -> Detection | None:
+    def _ended(self, detection: Detection) -> list[Detection]:
+        if detection.key in self._mistaken:
+            self._mistaken.remove(detection.key)
+            return []
         for sound in self._open:
             if detection.key in sound.keys:
                 del sound.keys[detection.key]
                 sound.best = max(sound.best, detection.score)
                 if sound.keys:
-                    return None
+                    return []
                 self._open.remove(sound)
-                return replace(
+                last = replace(
                     detection,
                     key=sound.first.key,
                     label=sound.first.label,
@@ -61,4 +95,5 @@ class Merger:
                     score=sound.best,
                     model="+".join(sound.models),
                 )
-        return detection
+                return [last]
+        return [detection]

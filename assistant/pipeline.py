@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from ulid import ULID
 
@@ -40,6 +41,8 @@ from assistant.segment.windows import Windows, WindowSettings
 from assistant.tracking import SoundSettings, SoundTable, Tracker
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -53,6 +56,8 @@ UTTERANCES = 4  # waiting for the recogniser, per room; the oldest is shed
 DRAIN = 10.0  # seconds that a stopped stream may still take to recognise what was said
 LEVEL_EVERY = SAMPLE_RATE  # samples between level measurements
 MODEL_TIMEOUT = 60.0  # seconds after which a model call is given up
+LONGEST_LAG = 30.0  # seconds: sources hold less; a longer one is a wall clock that was set
+WARN_EVERY = 100  # the first and each hundredth failure of a model is logged
 
 
 class Tagger(Protocol):
@@ -92,8 +97,9 @@ class ModelThread:
 
     async def call(self, function: Callable[[], T]) -> T:
         """Run `function` in the thread. Raises `TimeoutError` after a minute."""
-        loop = asyncio.get_running_loop()
-        return await asyncio.wait_for(loop.run_in_executor(self._executor, function), MODEL_TIMEOUT)
+        # Not `asyncio.wait_for`: before Python 3.12 it swallows a cancel that comes together with the result.
+        async with asyncio.timeout(MODEL_TIMEOUT):
+            return await asyncio.get_running_loop().run_in_executor(self._executor, function)
 
     def shutdown(self) -> None:
         """Take no more calls; waiting ones are cancelled."""
@@ -151,14 +157,22 @@ class Pipeline:
         level: Callable[[LevelMeasured], None] | None = None,
         *,
         inline: bool,
+        clocked: bool = False,
     ) -> None:
-        """`inline` recognises before the next chunk is read, so that two runs over a file give the same lines."""
+        """`inline` recognises before the next chunk is read, so that two runs over a file give the same lines.
+
+        `clocked`: the chunks tell when they were heard, so that what they waited on their way counts as latency.
+        An exception of `emit` ends the stream.
+        """
         self._source = source
+        # What a file is called need not be text; what the house is told must be.
+        self._name = os.fsencode(source.name).decode("utf-8", "replace")
         self._models = models
         self._settings = settings
         self._emit = emit
         self._level = level
         self._inline = inline
+        self._clocked = clocked
         self._activity = Activity(settings.activity)
         self._windows = Windows(settings.windows)
         self._speech = Speech(settings.speech)
@@ -172,44 +186,66 @@ class Pipeline:
         self._arrived = time.monotonic()
         self._level_at = 0
         self.utterances: Channel[_Pending] = Channel(
-            f"{source.name}: utterances", UTTERANCES, weigh=lambda pending: seconds(len(pending.utterance.samples))
+            f"{self._name}: utterances", UTTERANCES, weigh=lambda pending: seconds(len(pending.utterance.samples))
         )
         self._peak = SILENCE_DBFS
         self.model_errors = 0
 
+    @property
+    def silent(self) -> bool:
+        """Whether the source has given nothing but digital silence for seconds."""
+        return self._activity.dead
+
     async def run(self, online: Callable[[], None] = lambda: None) -> None:
         """Hear until the source ends, breaks or the task is cancelled; `online` is called at the first chunk.
 
-        In each case open sounds end and what was said so far is recognised; after a cancel within `DRAIN` seconds.
+        In each case open sounds end and what was said so far is recognised; after a cancel within `DRAIN` seconds, and
+        not at all after a second one.
         """
         recognising = None if self._inline else asyncio.create_task(self._recognise_queued())
         try:
             await self._listen(online)
         except asyncio.CancelledError:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(DRAIN):
-                    await self._finish(recognising)
+            await self._at_most(DRAIN, self._finish(recognising))
             raise
         except Exception:
-            await self._finish(recognising)
+            await self._unless_cancelled(self._finish(recognising))
             raise
         else:
-            await self._finish(recognising)
+            await self._unless_cancelled(self._finish(recognising))
         finally:
             if recognising is not None:
                 recognising.cancel()
 
+    async def _at_most(self, limit: float, finishing: Coroutine[Any, Any, None] | asyncio.Task[None]) -> None:
+        try:
+            async with asyncio.timeout(limit):
+                await finishing
+        except TimeoutError:
+            log.warning("%s: the models had no answer within %.0f s; what was said last is lost", self._name, limit)
+
+    async def _unless_cancelled(self, finishing: Coroutine[Any, Any, None]) -> None:
+        """Wait for the end without hurry; a cancel meanwhile leaves it `DRAIN` seconds more."""
+        task = asyncio.create_task(finishing)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await self._at_most(DRAIN, task)
+            raise
+
     async def _listen(self, online: Callable[[], None]) -> None:
         first = True
-        async for chunk in self._source.chunks():
-            if first:
-                online()
-                first = False
-            await self._hear(chunk)
+        # Closed here rather than by the garbage collector: a microphone must be free before it is opened again.
+        async with aclosing(cast("AsyncGenerator[Chunk]", self._source.chunks())) as chunks:
+            async for chunk in chunks:
+                if first:
+                    online()
+                    first = False
+                await self._hear(chunk)
 
     async def _hear(self, chunk: Chunk) -> None:
         """Take one chunk through every stage, in the order that lets an alarm out first."""
-        self._arrived = time.monotonic()
+        self._arrived = time.monotonic() - (_waited(chunk) if self._clocked else 0.0)
         self._origin = chunk.time - seconds(chunk.start)
         self._position = chunk.end
         for detection in self._cadence.feed(chunk):
@@ -226,23 +262,28 @@ class Pipeline:
         for window in windows:
             try:
                 scores = await self._models.tagging.call(partial(self._models.tagger.tag, window.samples))
-            except Exception:
-                # A broken inference costs one window, not the room; the count shows in the health line.
-                self.model_errors += 1
-                log.exception("%s: the tagger failed on a window (%d so far)", self._source.name, self.model_errors)
+            except Exception as error:
+                # A broken inference costs one window, not the room.
+                self._failed("the tagger failed on a window", error)
                 continue
             tags = Tags(window, scores)
             self._evidence.feed(tags)
             for detection in self._tracker.feed(tags):
                 self._announce(detection)
 
+    def _failed(self, what: str, error: Exception) -> None:
+        """Count an exception of a model; log it now and then, since a broken tagger fails four times a second."""
+        self.model_errors += 1
+        if self.model_errors % WARN_EVERY == 1:
+            log.error("%s: %s (%d errors so far)", self._name, what, self.model_errors, exc_info=error)
+
     async def _finish(self, recognising: asyncio.Task[None] | None) -> None:
         """The source has ended: last windows, open sounds, the utterance in progress, and those that wait."""
         await self._tag(self._windows.end())
-        for utterance in self._speech.end():
-            await self._heard(utterance)
         for detection in (*self._tracker.end(self._position), *self._cadence.end()):
             self._announce(detection)
+        for utterance in self._speech.end():
+            await self._heard(utterance)
         self.utterances.close()
         if recognising is not None:
             await recognising
@@ -263,10 +304,10 @@ class Pipeline:
 
     async def _recognise(self, pending: _Pending) -> None:
         utterance = pending.utterance
-        recogniser = await self._models.recogniser()
-        if recogniser is None:
-            return
         try:
+            recogniser = await self._models.recogniser()
+            if recogniser is None:
+                return
             transcript = await self._models.recognising.call(
                 lambda: recogniser.transcribe(
                     utterance.samples,
@@ -275,14 +316,13 @@ class Pipeline:
                     words=self._settings.words,
                 )
             )
-        except Exception:
-            self.model_errors += 1
-            log.exception("%s: the recogniser failed (%d errors so far)", self._source.name, self.model_errors)
+        except Exception as error:
+            self._failed("the recogniser failed", error)
             return
         if not transcript.text:
             log.debug(
                 "%s: an utterance at %.1f s gave no text: %s",
-                self._source.name,
+                self._name,
                 seconds(utterance.start),
                 transcript.rejected,
             )
@@ -292,7 +332,7 @@ class Pipeline:
             Event(
                 id=str(ULID()),
                 room=self._source.room,
-                source=self._source.name,
+                source=self._name,
                 kind="speech",
                 state=State.HEARD,
                 event_type="speech",
@@ -313,31 +353,33 @@ class Pipeline:
         )
 
     def _announce(self, detection: Detection) -> None:
-        """Turn a detection into an event, unless one that is out already stands for it."""
-        merged = self._merger.feed(detection)
-        if merged is None:
-            return
-        if merged.state is State.STARTED:
-            self._ids[merged.key] = str(ULID())
-        identity = self._ids[merged.key] if merged.state is State.STARTED else self._ids.pop(merged.key, str(ULID()))
+        """Turn a detection into events, unless one that is out already stands for it."""
+        for merged in self._merger.feed(detection):
+            if merged.state is State.STARTED:
+                self._ids[merged.key] = str(ULID())
+                self._emit_sound(merged, self._ids[merged.key])
+            else:
+                self._emit_sound(merged, self._ids.pop(merged.key, str(ULID())))
+
+    def _emit_sound(self, detection: Detection, identity: str) -> None:
         self._emit(
             Event(
                 id=identity,
                 room=self._source.room,
-                source=self._source.name,
+                source=self._name,
                 kind="sound",
-                state=merged.state,
-                event_type=merged.event_type,
-                label=merged.label,
-                score=round(merged.score, 3),
-                start=iso(self._origin + seconds(merged.start)),
-                end=None if merged.end is None else iso(self._origin + seconds(merged.end)),
-                offset=round(seconds(merged.start), 3),
-                duration=None if merged.end is None else round(seconds(merged.end - merged.start), 3),
-                heard_at=round(seconds(merged.heard_at), 3),
-                level_dbfs=None if merged.level_dbfs is None else round(merged.level_dbfs, 1),
-                model=merged.model,
-                latency=round(time.monotonic() - self._arrived + seconds(self._position - merged.heard_at), 3),
+                state=detection.state,
+                event_type=detection.event_type,
+                label=detection.label,
+                score=round(detection.score, 3),
+                start=iso(self._origin + seconds(detection.start)),
+                end=None if detection.end is None else iso(self._origin + seconds(detection.end)),
+                offset=round(seconds(detection.start), 3),
+                duration=None if detection.end is None else round(seconds(detection.end - detection.start), 3),
+                heard_at=round(seconds(detection.heard_at), 3),
+                level_dbfs=None if detection.level_dbfs is None else round(detection.level_dbfs, 1),
+                model=detection.model,
+                latency=round(time.monotonic() - self._arrived + seconds(self._position - detection.heard_at), 3),
             )
         )
 
@@ -354,3 +396,9 @@ class Pipeline:
             LevelMeasured(self._source.room, round(last.dbfs, 1), round(last.floor_dbfs, 1), round(self._peak, 1))
         )
         self._peak = SILENCE_DBFS
+
+
+def _waited(chunk: Chunk) -> float:
+    """Seconds since the last sample of `chunk` was heard, by the wall clock; none when that was set meanwhile."""
+    waited = time.time() - chunk.time - seconds(len(chunk.samples))
+    return waited if 0.0 <= waited <= LONGEST_LAG else 0.0

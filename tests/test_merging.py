@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from assistant.events import Detection, State
+import pytest
+
+from assistant.events import SAMPLE_RATE, Detection, State
 from assistant.merging import Merger
 
 YAMNET = Detection(1, State.STARTED, "smoke_alarm", "Smoke detector, smoke alarm", 0.5, 100, None, 200, -20.0, "yamnet")
 T3 = replace(YAMNET, key=-1, model="t3", score=0.9, start=50, heard_at=300)
+PHONE = replace(YAMNET, key=7, event_type="phone", label="Telephone", start=40)
 
 
 def ended(detection: Detection, at: int) -> Detection:
@@ -17,11 +20,10 @@ def ended(detection: Detection, at: int) -> Detection:
 
 def test_a_second_model_joins_the_event_that_is_out() -> None:
     merger = Merger()
-    assert merger.feed(YAMNET) is YAMNET
-    assert merger.feed(T3) is None
-    assert merger.feed(ended(YAMNET, 400)) is None
-    last = merger.feed(ended(T3, 500))
-    assert last is not None
+    assert merger.feed(YAMNET) == [YAMNET]
+    assert merger.feed(T3) == []
+    assert merger.feed(ended(YAMNET, 400)) == []
+    [last] = merger.feed(ended(T3, 500))
     assert (last.key, last.start, last.end, last.model, last.score) == (1, 100, 500, "yamnet+t3", 0.9)
 
 
@@ -31,29 +33,65 @@ def test_the_first_model_may_come_back_while_the_second_still_hears_it() -> None
     merger.feed(T3)
     merger.feed(ended(YAMNET, 400))
     again = replace(YAMNET, key=2)
-    assert merger.feed(again) is None
-    assert merger.feed(ended(T3, 500)) is None
-    last = merger.feed(ended(again, 600))
-    assert last is not None
+    assert merger.feed(again) == []
+    assert merger.feed(ended(T3, 500)) == []
+    [last] = merger.feed(ended(again, 600))
     assert (last.key, last.model) == (1, "yamnet+t3")
 
 
 def test_two_sounds_of_one_model_stay_two() -> None:
     merger = Merger()
     other = replace(YAMNET, key=2)
-    assert merger.feed(YAMNET) is YAMNET
-    assert merger.feed(other) is other
+    assert merger.feed(YAMNET) == [YAMNET]
+    assert merger.feed(other) == [other]
 
 
 def test_other_types_are_not_joined() -> None:
     merger = Merger()
     merger.feed(YAMNET)
     co = replace(T3, event_type="co_alarm", model="t4")
-    assert merger.feed(co) is co
+    assert merger.feed(co) == [co]
 
 
 def test_after_the_end_a_new_sound_is_a_new_event() -> None:
     merger = Merger()
     merger.feed(YAMNET)
     merger.feed(ended(YAMNET, 400))
-    assert merger.feed(T3) is T3
+    assert merger.feed(T3) == [T3]
+
+
+def test_the_telephone_that_was_the_alarm_ends_when_the_alarm_is_known() -> None:
+    merger = Merger()
+    merger.feed(PHONE)
+    alarm, phone = merger.feed(T3)
+    assert alarm == T3
+    assert (phone.key, phone.state, phone.end, phone.heard_at) == (PHONE.key, State.ENDED, 300, 300)
+    assert merger.feed(ended(PHONE, 600)) == []  # it has ended already
+
+
+def test_a_telephone_that_rang_before_the_alarm_goes_on() -> None:
+    merger = Merger()
+    merger.feed(PHONE)
+    alarm = replace(T3, start=PHONE.start + 2 * SAMPLE_RATE, heard_at=9 * SAMPLE_RATE)
+    assert merger.feed(alarm) == [alarm]
+    assert merger.feed(ended(PHONE, 600)) == [ended(PHONE, 600)]
+
+
+@pytest.mark.parametrize("event_type", ["phone", "appliance_beep", "alarm_clock"])
+def test_beeps_of_an_alarm_that_sounds_are_not_told(event_type: str) -> None:
+    merger = Merger()
+    merger.feed(T3)
+    beep = replace(PHONE, event_type=event_type, start=400)
+    assert merger.feed(beep) == []
+    assert merger.feed(ended(T3, 900)) == [ended(T3, 900)]
+    assert merger.feed(ended(beep, 950)) == []
+    again = replace(beep, key=8, start=1000)
+    assert merger.feed(again) == [again]  # the alarm is over
+
+
+@pytest.mark.parametrize("event_type", ["doorbell", "shout", "smoke_alarm", "baby_cry"])
+def test_what_else_happens_during_an_alarm_is_told(event_type: str) -> None:
+    merger = Merger()
+    merger.feed(replace(T3, event_type="co_alarm", model="t4"))
+    other = replace(PHONE, event_type=event_type, start=400)
+    assert merger.feed(other) == [other]

@@ -1,0 +1,318 @@
+"""One room from chunks to events, with models that are slow, broken or stuck."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from assistant import pipeline as pipeline_module
+from assistant.audio.source import SourceStats
+from assistant.config import Config
+from assistant.errors import SourceError
+from assistant.events import SAMPLE_RATE, Chunk, Event, Samples, SpeechEvidence, State, Transcript, frozen
+from assistant.models.yamnet import Yamnet
+from assistant.pipeline import Models, ModelThread, Pipeline, Recogniser, Tagger
+from assistant.startup import hearing_settings
+from assistant.synthesis import noise, placed, t3, tone
+
+CHUNK = 640
+
+
+class Played:
+    """A source that plays samples as fast as they are taken; then it ends, raises, or lasts."""
+
+    live = True
+
+    def __init__(self, samples: Samples, end: Exception | str = "end", *, age: float = 0.0) -> None:
+        self.room, self.name = "kitchen", "played"
+        self.stats = SourceStats()
+        self.closed = False
+        self._samples, self._end, self._age = samples.astype(np.float32), end, age
+
+    async def chunks(self) -> AsyncIterator[Chunk]:
+        try:
+            for start in range(0, len(self._samples) - CHUNK + 1, CHUNK):
+                now = time.time() - self._age - CHUNK / SAMPLE_RATE
+                yield Chunk(self.room, self.name, start, frozen(self._samples[start : start + CHUNK].copy()), now)
+                await asyncio.sleep(0)
+            if isinstance(self._end, Exception):
+                raise self._end
+            if self._end == "lasts":
+                await asyncio.Event().wait()
+        finally:
+            self.closed = True
+            if self._end == "hangs":
+                await asyncio.Event().wait()
+
+
+class Slow:
+    """A recogniser that takes its time."""
+
+    name = "slow"
+
+    def __init__(self, seconds: float = 0.0, error: Exception | None = None) -> None:
+        self.calls = 0
+        self.begun = threading.Event()
+        self._seconds, self._error = seconds, error
+
+    def transcribe(
+        self,
+        samples: Samples,
+        evidence: SpeechEvidence,
+        *,
+        languages: Sequence[str] | None = None,
+        words: Sequence[str] = (),
+    ) -> Transcript:
+        self.calls += 1
+        self.begun.set()
+        time.sleep(self._seconds)
+        if self._error is not None:
+            raise self._error
+        return Transcript("a secret sentence", "en", 0.9)
+
+
+class Broken:
+    """A tagger that raises."""
+
+    labels: tuple[str, ...] = ()
+
+    def __init__(self, labels: tuple[str, ...]) -> None:
+        self.labels = labels
+
+    def tag(self, samples: Samples) -> NDArray[np.float32]:
+        raise RuntimeError("no inference today")
+
+
+Build = Callable[..., Models]
+
+
+@pytest.fixture
+def models(yamnet_path: Path) -> Iterator[Build]:
+    built: list[Models] = []
+
+    def build(recogniser: Recogniser | None = None, tagger: Tagger | None = None) -> Models:
+        async def ready() -> Recogniser | None:
+            return recogniser
+
+        get: Callable[[], Awaitable[Recogniser | None]] = ready
+        built.append(Models(tagger or Yamnet(yamnet_path), ModelThread("tagger"), get, ModelThread("recogniser")))
+        return built[-1]
+
+    yield build
+    for made in built:
+        made.shutdown()
+
+
+def spoken(length: float) -> Samples:
+    """What webrtcvad takes for speech: a buzz with formants that comes and goes like syllables."""
+    t = np.arange(round(length * SAMPLE_RATE)) / SAMPLE_RATE
+    buzz = sum(np.sin(2 * np.pi * 140 * n * t) / n for n in range(1, 25))
+    return np.asarray(0.15 * buzz * (0.6 + 0.4 * np.sin(2 * np.pi * 4 * t)), np.float32)
+
+
+def room(*sounds: tuple[float, Samples], length: float = 30.0) -> Samples:
+    heard = noise(length, -65.0)
+    for start, sound in sounds:
+        heard = placed(heard, sound, start)
+    return heard
+
+
+def pipe(
+    source: Played, models: Models, events: list[Event], *, inline: bool = False, clocked: bool = False
+) -> Pipeline:
+    return Pipeline(source, models, hearing_settings(Config()), events.append, inline=inline, clocked=clocked)
+
+
+async def test_a_slow_recogniser_does_not_delay_an_alarm(models: Build) -> None:
+    recogniser = Slow(3.0)
+    told: list[Event] = []
+    source = Played(room((1.0, spoken(1.5)), (6.0, 0.4 * t3(cycles=4))), "lasts")
+    began = time.monotonic()
+    task = asyncio.create_task(pipe(source, models(recogniser), told).run())
+    while not any(event.event_type == "smoke_alarm" for event in told):
+        assert time.monotonic() - began < 20
+        await asyncio.sleep(0.01)
+    alarm = next(event for event in told if event.event_type == "smoke_alarm")
+    assert recogniser.begun.is_set(), "the recogniser was not even asked"
+    assert not any(event.kind == "speech" for event in told), "it was too quick to prove anything"
+    assert alarm.latency < 0.5
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert any(event.text == "a secret sentence" for event in told)  # and nothing that was said is lost
+    assert any(event.state is State.ENDED and event.event_type == "smoke_alarm" for event in told)
+
+
+async def test_a_cancel_that_comes_together_with_a_result_is_not_swallowed() -> None:
+    thread = ModelThread("busy")
+
+    async def for_ever() -> None:
+        while True:
+            await thread.call(lambda: None)
+
+    try:
+        for n in range(300):
+            task = asyncio.create_task(for_ever())
+            await asyncio.sleep(0.0001 * (n % 10))
+            task.cancel()
+            done, _ = await asyncio.wait((task,), timeout=1.0)
+            if not done:
+                task.cancel()
+            assert done, n
+    finally:
+        thread.shutdown()
+
+
+async def test_a_cancel_while_the_last_utterance_is_recognised_loses_nothing(models: Build) -> None:
+    recogniser = Slow(1.0)
+    events: list[Event] = []
+    task = asyncio.create_task(pipe(Played(room((1.0, spoken(1.5)), length=5.0)), models(recogniser), events).run())
+    assert await asyncio.to_thread(recogniser.begun.wait, 20)
+    await asyncio.sleep(0.2)  # the source has ended: the end is being worked on
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [event.text for event in events if event.kind == "speech"] == ["a secret sentence"]
+
+
+async def test_a_second_cancel_ends_at_once(models: Build) -> None:
+    recogniser = Slow(4.0)
+    task = asyncio.create_task(pipe(Played(room((1.0, spoken(1.5)), length=5.0)), models(recogniser), []).run())
+    assert await asyncio.to_thread(recogniser.begun.wait, 20)
+    task.cancel()
+    await asyncio.sleep(0.1)
+    asked = time.monotonic()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert time.monotonic() - asked < 0.5
+
+
+async def test_a_stuck_recogniser_holds_a_stop_only_so_long(
+    models: Build, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pipeline_module, "DRAIN", 0.3)
+    recogniser = Slow(3.0)
+    source = Played(room((1.0, spoken(1.5)), length=5.0), "lasts")
+    task = asyncio.create_task(pipe(source, models(recogniser), []).run())
+    assert await asyncio.to_thread(recogniser.begun.wait, 20)
+    asked = time.monotonic()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert time.monotonic() - asked < 1.5
+    assert "what was said last is lost" in caplog.text
+
+
+async def test_a_broken_source_ends_what_sounds(models: Build) -> None:
+    events: list[Event] = []
+    heard = room((2.0, 0.4 * t3(cycles=4)), length=15.0)
+    with pytest.raises(SourceError, match="unplugged"):
+        await pipe(Played(heard, SourceError("unplugged")), models(), events).run()
+    assert [event.state for event in events if event.event_type == "smoke_alarm"] == [State.STARTED, State.ENDED]
+
+
+async def test_the_source_is_closed_when_a_stage_breaks(models: Build) -> None:
+    source = Played(room((1.0, 0.4 * t3(cycles=4))), "lasts")
+
+    def emit(_event: Event) -> None:
+        raise ValueError("an output that nobody guarded")
+
+    with pytest.raises(ValueError, match="nobody guarded"):
+        await Pipeline(source, models(), hearing_settings(Config()), emit, inline=True).run()
+    assert source.closed  # now, not when the garbage collector comes by
+
+
+async def test_a_broken_tagger_is_counted_logged_now_and_then_and_cadences_are_heard(
+    models: Build, yamnet_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    events: list[Event] = []
+    hearing = pipe(Played(room((2.0, 0.4 * t3(cycles=5)))), models(tagger=Broken(Yamnet(yamnet_path).labels)), events)
+    await hearing.run()
+    assert [event.model for event in events] == ["t3", "t3"]
+    assert hearing.model_errors > 20
+    assert sum("the tagger failed" in record.message for record in caplog.records) == 1 + hearing.model_errors // 101
+
+
+async def test_a_broken_recogniser_is_counted_and_asked_again(models: Build) -> None:
+    recogniser = Slow(error=RuntimeError("no words today"))
+    events: list[Event] = []
+    hearing = pipe(Played(room((1.0, spoken(1.5)), (8.0, spoken(1.5)), length=14.0)), models(recogniser), events)
+    await hearing.run()
+    assert recogniser.calls == hearing.model_errors == 2
+    assert not [event for event in events if event.kind == "speech"]
+
+
+async def test_a_recogniser_that_cannot_be_had_is_an_error_of_the_utterance(models: Build) -> None:
+    async def never() -> Recogniser | None:
+        raise RuntimeError("its loader has a bug")
+
+    built = models()
+    broken = Models(built.tagger, built.tagging, never, built.recognising)
+    hearing = pipe(Played(room((1.0, spoken(1.5)), length=8.0)), broken, [])
+    await hearing.run()
+    assert hearing.model_errors == 1
+
+
+async def test_utterances_that_the_recogniser_has_no_time_for_are_shed_and_counted(models: Build) -> None:
+    sentences = [(1.0 + 4.0 * n, spoken(1.5)) for n in range(8)]
+    hearing = pipe(Played(room(*sentences, length=36.0)), models(Slow(1.0)), [])
+    await hearing.run()
+    assert hearing.utterances.drops > 0
+    assert hearing.utterances.shed > 1.5 * hearing.utterances.drops
+
+
+async def test_what_a_chunk_waited_on_its_way_is_latency(models: Build) -> None:
+    for clocked, least, most in ((True, 2.0, 2.5), (False, 0.0, 0.5)):
+        events: list[Event] = []
+        source = Played(room((2.0, 0.4 * t3(cycles=4))), age=2.0)
+        await pipe(source, models(), events, inline=True, clocked=clocked).run()
+        [alarm] = [event for event in events if event.event_type == "smoke_alarm" and event.state is State.STARTED]
+        assert least <= alarm.latency < most
+
+
+async def test_the_beeps_of_an_alarm_are_not_called_a_telephone(models: Build) -> None:
+    low = tone(520.0, 0.5)
+    gap, pause = np.zeros(SAMPLE_RATE // 2, np.float32), np.zeros(SAMPLE_RATE, np.float32)
+    alarm = np.concatenate([low, gap, low, gap, low, gap, pause] * 6)
+    events: list[Event] = []
+    await pipe(Played(room((2.0, 0.4 * alarm), length=40.0)), models(), events, inline=True).run()
+    smoke = [event for event in events if event.event_type == "smoke_alarm"]
+    assert [event.state for event in smoke] == [State.STARTED, State.ENDED]
+    for event in events:
+        if event.event_type in {"phone", "appliance_beep", "alarm_clock"}:
+            assert event.heard_at <= smoke[0].heard_at, event
+    assert {e.state for e in events if e.event_type == "phone"} == {State.STARTED, State.ENDED}  # YAMNet did say so
+
+
+async def test_digital_silence_is_noticed(models: Build) -> None:
+    hearing = pipe(Played(np.zeros(12 * SAMPLE_RATE, np.float32)), models(), [])
+    await hearing.run()
+    assert hearing.silent
+    hearing = pipe(Played(noise(12.0, -60.0)), models(), [])
+    await hearing.run()
+    assert not hearing.silent
+
+
+async def test_no_word_is_logged(models: Build, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    events: list[Event] = []
+    await pipe(Played(room((1.0, spoken(1.5)), length=6.0)), models(Slow()), events).run()
+    assert [event.text for event in events if event.kind == "speech"] == ["a secret sentence"]
+    assert "secret" not in caplog.text
+
+
+async def test_a_source_whose_name_is_no_text_can_be_told(models: Build) -> None:
+    source = Played(room((2.0, 0.4 * t3(cycles=4)), length=20.0))
+    source.name = "caf\udce9.wav"  # a file name in Latin-1, as Python hands it over
+    events: list[Event] = []
+    await pipe(source, models(), events).run()
+    assert events
+    assert {event.source for event in events} == {"caf�.wav"}
