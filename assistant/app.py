@@ -12,7 +12,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from assistant.errors import AssistantError
-from assistant.events import Action, Event, Fact, HealthMeasured, Log, Presence, Publish, RoomChanged, without_words
+from assistant.events import (
+    Action,
+    Event,
+    Fact,
+    HealthMeasured,
+    LevelMeasured,
+    Log,
+    Presence,
+    Publish,
+    RoomChanged,
+    without_words,
+)
 from assistant.health import Meter
 from assistant.outputs.broker import answers_mqtt, embedded_broker
 from assistant.outputs.jsonl import readable
@@ -33,6 +44,7 @@ TICK = 1.0  # seconds between two looks of the rules at the clock
 BACKOFF = (1.0, 60.0)  # seconds: first and longest wait before a broken part is tried again
 CONNECT_WITHIN = 5.0  # seconds that a recording waits for the outputs
 DRAIN = 10.0  # seconds for what was heard before the signal
+LEAST_DRAIN = 1.0  # of which so many for the outputs, however long the recogniser took
 
 
 class Output(Protocol):
@@ -65,16 +77,37 @@ class _Ear:
     pipeline: Pipeline | None = None
     online: bool = False
     live: bool = True  # it does not end by itself: opened again when it breaks
-    openings: int = 0
     lost_before: float = 0.0  # seconds lost by earlier openings of the source
+    utterances_before: int = 0  # utterances shed by earlier openings
+    errors_before: int = 0  # errors of the models in earlier openings
     heard: bool = False  # it was online at least once
+    silent: bool = False  # its microphone gives nothing but digital silence
     failure: AssistantError | None = None  # why it is not heard
+    told: str | None = None  # the reason that was told last
 
     def lost(self) -> float:
         """Seconds of audio lost so far: by the source, and shed on the way to the recogniser."""
         source = self.source.stats.lost_seconds if self.source is not None else 0.0
         shed = self.pipeline.utterances.shed if self.pipeline is not None else 0.0
         return self.lost_before + source + shed
+
+    def utterances_shed(self) -> int:
+        """Utterances that the recogniser had no time for."""
+        return self.utterances_before + (self.pipeline.utterances.drops if self.pipeline is not None else 0)
+
+    def model_errors(self) -> int:
+        """Windows and utterances lost to an exception of a model."""
+        return self.errors_before + (self.pipeline.model_errors if self.pipeline is not None else 0)
+
+    def opened(self, source: Source) -> None:
+        """A new source: what the one before it lost stays counted."""
+        self.lost_before, self.utterances_before, self.errors_before = (
+            self.lost(),
+            self.utterances_shed(),
+            self.model_errors(),
+        )
+        self.source, self.pipeline = source, None
+        self.silent = False
 
 
 class Daemon:
@@ -126,8 +159,10 @@ class Daemon:
                 output.go_offline()
             for task in listening:
                 task.cancel()
-            await asyncio.wait(listening)
-            await asyncio.gather(*(self._close(name, output) for name, output in self._outputs.items()))
+            until = time.monotonic() + DRAIN
+            await self._ended(listening)
+            left = max(LEAST_DRAIN, until - time.monotonic())
+            await asyncio.gather(*(self._close(name, output, left) for name, output in self._outputs.items()))
             for task in lasting:
                 task.cancel()
         if self._stopping.is_set():
@@ -137,15 +172,28 @@ class Daemon:
     async def _until_stopped(self, listening: Sequence[asyncio.Task[None]]) -> None:
         stopping = asyncio.create_task(self._stopping.wait())
         ended = asyncio.ensure_future(asyncio.gather(*listening, return_exceptions=True))
-        await asyncio.wait((stopping, ended), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-
-    async def _close(self, name: str, output: Output) -> None:
         try:
-            async with asyncio.timeout(DRAIN + 2.0):
-                await output.stop(DRAIN)
+            await asyncio.wait((stopping, ended), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+
+    async def _ended(self, listening: Sequence[asyncio.Task[None]]) -> None:
+        """Wait for cancelled rooms. One that hangs, in a driver or a model, is cancelled again."""
+        _, hanging = await asyncio.wait(listening, timeout=DRAIN)
+        for task in hanging:
+            log.warning("%s: did not stop within %.0f s", task.get_name(), DRAIN)
+            task.cancel()
+        if hanging:
+            await asyncio.wait(hanging, timeout=LEAST_DRAIN)
+
+    async def _close(self, name: str, output: Output, left: float) -> None:
+        try:
+            async with asyncio.timeout(left + 2.0):
+                await output.stop(left)
         except TimeoutError:
-            log.warning("%s: could not be closed within %.0f s", name, DRAIN)
+            log.warning("%s: could not be closed within %.0f s", name, left)
+        except Exception:
+            log.exception("%s: could not be closed", name)
 
     async def _keep(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         """Run a part of the daemon again whenever it breaks: a bug in one must not take the rest down."""
@@ -197,40 +245,74 @@ class Daemon:
 
     async def _hear(self, ear: _Ear) -> None:
         """Open the room's source afresh and hear it to its end."""
-        if ear.source is not None:
-            ear.lost_before = ear.lost()
-        ear.openings += 1
-        ear.source, ear.pipeline = None, None
-        ear.source = open_source(ear.room, self._speed)
+        source = open_source(ear.room, self._speed)
+        ear.opened(source)
         hearing = replace(self._hearing, languages=ear.room.languages or self._hearing.languages)
         ear.pipeline = Pipeline(
-            ear.source, self._models, hearing, self._emit, self._tell, inline=not ear.live and self._speed == 0
+            source,
+            self._models,
+            hearing,
+            self._emit,
+            lambda level: self._measured(ear, level),
+            inline=not ear.live and self._speed == 0,
+            clocked=ear.live or (ear.room.recorded and self._speed == 1.0),
         )
         await ear.pipeline.run(lambda: self._came(ear))
 
     def _came(self, ear: _Ear) -> None:
         ear.online = ear.heard = True
-        ear.failure = None
+        ear.failure = ear.told = None
         log.info("%s: listening to %s", ear.room.id, ear.source.name if ear.source else ear.room.address)
         self._tell(RoomChanged(ear.room.id, Presence.ONLINE))
 
     def _lost(self, ear: _Ear, reason: str) -> None:
+        """Say why a room is not heard: once, however often its source is tried again."""
+        if reason == ear.told:
+            log.debug("%s: still: %s", ear.room.id, reason)
+            return
         log.log(logging.INFO if ear.online and not ear.live else logging.WARNING, "%s: %s", ear.room.id, reason)
-        ear.online = False
+        ear.online, ear.told = False, reason
         self._tell(RoomChanged(ear.room.id, Presence.OFFLINE, reason))
 
+    def _measured(self, ear: _Ear, level: LevelMeasured) -> None:
+        """Pass a level on. A live source that gives digital silence is told of: no microphone is that quiet."""
+        silent = ear.live and ear.pipeline is not None and ear.pipeline.silent
+        if silent != ear.silent:
+            ear.silent = silent
+            if silent:
+                log.warning(
+                    "%s: nothing but digital silence: the microphone is muted, unplugged or broken; remedy: unmute it, "
+                    "or choose another one of kikimimi devices",
+                    ear.room.id,
+                )
+            else:
+                log.info("%s: the microphone is no longer silent", ear.room.id)
+        self._tell(level)
+
     def _emit(self, event: Event) -> None:
-        """Tell an event: first what the rules make of it, then the outputs, each through its own inbox."""
-        self._meter.event(event.latency)
+        """Tell an event: first what the rules make of it, then the outputs, each through its own inbox.
+
+        A bug in the rules or in an output is logged; it neither stops the room nor keeps the others from being told.
+        """
+        self._meter.event(event.latency, speech=event.kind == "speech")
         log.info("%s", readable(without_words(event)).strip())
-        self._act(self._rules.feed(event, time.time()))
+        try:
+            self._act(self._rules.feed(event, time.time()))
+        except Exception:
+            log.exception("the rules failed on %s %s in %s", event.event_type, event.state, event.room)
         self._tell(event if self._transcripts else without_words(event))
 
     def _tell(self, item: Fact | Publish) -> None:
         if isinstance(item, RoomChanged):
-            self._rules.presence(item, time.time())
-        for output in self._outputs.values():
-            output.offer(item)
+            try:
+                self._rules.presence(item, time.time())
+            except Exception:
+                log.exception("the rules failed on %s %s", item.room, item.presence)
+        for name, output in self._outputs.items():
+            try:
+                output.offer(item)
+            except Exception:
+                log.exception("%s: did not take a %s", name, type(item).__name__)
 
     def _act(self, actions: Sequence[Action]) -> None:
         for action in actions:
@@ -257,10 +339,12 @@ class Daemon:
     def health(self) -> dict[str, Any]:
         """Figures of the daemon, its rooms and its outputs."""
         figures: dict[str, Any] = self._meter.figures()
-        figures["model_errors"] = sum(ear.pipeline.model_errors for ear in self._ears if ear.pipeline)
+        figures["model_errors"] = sum(ear.model_errors() for ear in self._ears)
         figures["dropped_s_total"] = round(sum(ear.lost() for ear in self._ears), 1)
+        figures["utterances_dropped"] = sum(ear.utterances_shed() for ear in self._ears)
         figures["utterances_waiting"] = sum(len(ear.pipeline.utterances) for ear in self._ears if ear.pipeline)
         figures["rooms_online"] = sum(ear.online for ear in self._ears)
+        figures["rooms_silent"] = sum(ear.silent for ear in self._ears)
         figures["rooms"] = len(self._ears)
         for name, output in self._outputs.items():
             figures |= {f"{name}_{key}": value for key, value in output.health().items()}

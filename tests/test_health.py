@@ -23,6 +23,16 @@ def test_lag_is_the_95th_percentile_of_what_was_seen() -> None:
     assert figures["events"] == 100
 
 
+def test_recognition_is_no_lag_of_the_alarms() -> None:
+    meter = Meter()
+    meter.event(0.01)
+    meter.event(2.5, speech=True)
+    figures = meter.figures()
+    assert figures["lag_ms_p95"] == 10.0
+    assert figures["speech_lag_ms_p95"] == 2500.0
+    assert figures["events"] == 2
+
+
 def test_cpu_is_the_share_since_the_last_look() -> None:
     meter = Meter()
     meter.figures()
