@@ -9,6 +9,8 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,12 +22,16 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from assistant.config import Config
+    from assistant.outputs.mqtt import MqttSettings
 
 log = logging.getLogger("assistant")
 
 # Small matrix products of the always-on path must not wake a thread per core: with OpenBLAS's default they cost ten
 # times the processor time (measured: 32 to 49 instead of 2.1 to 2.7 s per hour of audio). Before numpy is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+THREADS_WITHIN = 2.0  # seconds for threads to end when the command has
+SECOND_SIGNAL = 1.0  # seconds after which another signal means it
 
 EPILOG = "Exit codes: 0 well, 1 failure, 2 configuration, 3 source, 4 model. Documentation: README.md, docs/."
 
@@ -34,6 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = parser().parse_args(argv)
     set_up_logging(arguments.verbose)
+    code = run_command(arguments)
+    leave_hanging_threads(code)
+    return code
+
+
+def run_command(arguments: argparse.Namespace) -> int:
+    """Run the command; what a person may see of its failures goes to stderr."""
     try:
         return int(arguments.command(arguments))
     except AssistantError as error:
@@ -45,6 +58,49 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def leave_hanging_threads(code: int) -> None:
+    """End the process here when a thread of ours does not: a native call, or a file that nobody writes to, may hang.
+
+    The interpreter would wait for such a thread for ever.
+    """
+    until = time.monotonic() + THREADS_WITHIN
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread() and not thread.daemon:
+            thread.join(max(0.0, until - time.monotonic()))
+            if thread.is_alive():
+                log.debug("%s still hangs: leaving it", thread.name)
+                end_at_once(code)
+
+
+def end_at_once(code: int) -> None:
+    """End the process without waiting for anything but its output."""
+    logging.shutdown()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    os._exit(code)
+
+
+def stop_on_signals(stop: Callable[[], None]) -> None:
+    """SIGINT and SIGTERM call `stop`; another one later than a second after the first ends at once.
+
+    Not sooner, because `timeout` and some supervisors send two together.
+    """
+    asked: float | None = None
+
+    def on_signal(number: int) -> None:
+        nonlocal asked
+        if asked is None:
+            asked = time.monotonic()
+            stop()
+        elif time.monotonic() - asked > SECOND_SIGNAL:
+            log.warning("asked twice: stopping at once")
+            end_at_once(128 + number)
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal, number)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -84,7 +140,7 @@ def parser() -> argparse.ArgumentParser:
 
     models = add(commands, "models", manage_models, "list, fetch or verify the model files")
     models.add_argument("what", choices=("list", "pull", "verify"))
-    models.add_argument("names", nargs="*", metavar="NAME", help="default: the two of the embedded profile")
+    models.add_argument("names", nargs="*", metavar="NAME", help="default: those that the configuration uses")
 
     add(commands, "check", check_configuration, "explain the configuration and its rules, and warn")
     demo = add(commands, "demo", run_demo, "hear a recorded house with an embedded broker and print every MQTT message")
@@ -158,22 +214,32 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
         yield show
 
 
+def broker_of(url: str) -> MqttSettings:
+    """The broker that `--mqtt` names. Raises `ConfigurationError`, without the password that the URL may hold."""
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    from assistant.outputs.mqtt import MqttSettings  # noqa: PLC0415
+
+    try:
+        return MqttSettings(url=url)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ConfigurationError(f"--mqtt: {reason}") from None
+
+
 def run_daemon(arguments: argparse.Namespace) -> int:
     """`kikimimi run`."""
     from assistant import app, startup  # noqa: PLC0415
-    from assistant.outputs.mqtt import MqttSettings  # noqa: PLC0415
 
     config = load_configuration(arguments)
     rooms = startup.rooms_of(config, arguments.source)
-    mqtt = MqttSettings(url=arguments.mqtt) if arguments.mqtt else None
+    mqtt = broker_of(arguments.mqtt) if arguments.mqtt is not None else None
     with progress_bars() as progress:
         files = startup.fetch_models(config, progress)
 
     async def run() -> int:
         async with app.daemon(config, rooms, files, mqtt=mqtt, speed=arguments.speed) as daemon:
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, daemon.stop)
+            stop_on_signals(daemon.stop)
             return await daemon.run()
 
     return asyncio.run(run())
@@ -219,7 +285,7 @@ def list_devices(_arguments: argparse.Namespace) -> int:
         table.add_row(
             mark, str(device.index), device.name, str(device.channels), f"{device.rate:.0f} Hz", device.identity or "-"
         )
-    Console().print(table)
+    Console(markup=False, soft_wrap=True).print(table)
     return 0
 
 
@@ -228,11 +294,13 @@ def manage_models(arguments: argparse.Namespace) -> int:
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
+    from assistant import startup  # noqa: PLC0415
     from assistant.models import store  # noqa: PLC0415
 
-    directory = load_configuration(arguments).models.dir
-    console = Console()
-    names = arguments.names or ["yamnet", "whisper-base"]
+    config = load_configuration(arguments)
+    directory = config.models.dir
+    console = Console(markup=False, highlight=False)
+    names = arguments.names or startup.model_names(config)
     match arguments.what:
         case "list":
             table = Table("name", "there", "size", "licence", "what it is", box=None)
@@ -280,12 +348,13 @@ def run_demo(arguments: argparse.Namespace) -> int:
 def file_bar(total: int) -> Iterator[Callable[[str], None]]:
     """A callback that moves a progress bar over the files, shown on a terminal only."""
     from rich.console import Console  # noqa: PLC0415
+    from rich.markup import escape  # noqa: PLC0415
     from rich.progress import Progress  # noqa: PLC0415
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal or total < 2) as bar:
         task = bar.add_task("listening", total=total)
-        yield lambda address: bar.update(task, advance=1, description=Path(address).name)
+        yield lambda address: bar.update(task, advance=1, description=escape(Path(address).name))
 
 
 if __name__ == "__main__":

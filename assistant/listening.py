@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from assistant.audio.address import kind_of
 from assistant.audio.wavfile import expand
 from assistant.errors import SourceError
 from assistant.events import Event
@@ -25,11 +27,21 @@ class Printer(Protocol):
         """Write one event."""
 
 
+class NobodyReadsError(Exception):
+    """Whoever read the events has gone."""
+
+
 def addresses_of(paths: Sequence[str]) -> list[str]:
-    """Files, with each folder replaced by the audio files below it. Raises `SourceError` for a folder with none."""
+    """Files, with each folder replaced by the audio files below it. Raises `SourceError` for a folder with none.
+
+    What could be the name of a microphone is a file here: `default` and 3 too.
+    """
     addresses: list[str] = []
     for path in paths:
-        addresses += [str(file) for file in expand(Path(path))] if Path(path).is_dir() else [path]
+        if os.path.isdir(path):  # noqa: PTH112 (a `Path` raises for a folder above that may not be searched)
+            addresses += [str(file) for file in expand(Path(path))]
+        else:
+            addresses.append(f"./{path}" if kind_of(path) == "microphone" else path)
     return addresses
 
 
@@ -42,16 +54,23 @@ async def listen(
 ) -> int:
     """Hear each address as a stream of its own, in order; returns the exit code.
 
-    A file that cannot be read is reported, the rest go on, and the exit code is that of a source.
+    A file that cannot be read is reported, the rest go on, and the exit code is that of a source. When nobody reads the
+    events any more the file at hand is left too.
     """
+
+    def offer(event: Event) -> None:
+        printer.offer(event)
+        if printer.closed:
+            raise NobodyReadsError
+
     code = 0
     await models.recogniser()  # so that no file's latency holds the loading of the model
     for address in addresses:
-        if printer.closed:
-            break
         source = open_source(Room(room_id(address), address), speed=0.0)
         try:
-            await Pipeline(source, models, hearing, printer.offer, inline=True).run()
+            await Pipeline(source, models, hearing, offer, inline=True).run()
+        except NobodyReadsError:
+            break
         except SourceError as error:
             log.error("%s", error)  # noqa: TRY400 (a person reads this: no traceback)
             code = SourceError.exit_code

@@ -20,12 +20,12 @@ import platformdirs
 
 from assistant import __version__, registry
 from assistant.audio.address import kind_of
-from assistant.config import Config, shipped
+from assistant.config import RESERVED_ROOMS, Config, shipped
 from assistant.errors import AssistantError, ConfigurationError, ModelError
 from assistant.models import store
 from assistant.outputs.topics import Home, SoundType
 from assistant.outputs.topics import Room as AnnouncedRoom
-from assistant.pipeline import HearingSettings, Models, ModelThread, Recogniser, Tagger
+from assistant.pipeline import MODEL_TIMEOUT, HearingSettings, Models, ModelThread, Recogniser, Tagger
 from assistant.tracking import SoundTable, load_table
 
 if TYPE_CHECKING:
@@ -55,6 +55,11 @@ class Room:
         """Whether the source lasts (a microphone, a stream) or ends by itself (a file, a pipe)."""
         return kind_of(self.address) in {"microphone", "stream"}
 
+    @property
+    def recorded(self) -> bool:
+        """Whether the source is a file."""
+        return kind_of(self.address) == "file"
+
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
@@ -68,26 +73,26 @@ def room_id(address: str) -> str:
     """The room of a source that names none: a file's stem in lower case, `home` for anything else."""
     if kind_of(address) != "file":
         return "home"
-    return re.sub(r"[^a-z0-9_]+", "-", Path(address).stem.lower()).strip("-") or "home"
+    stem = re.sub(r"[^a-z0-9_]+", "-", Path(address).stem.lower()).strip("-") or "home"
+    return f"{stem}-room" if stem in RESERVED_ROOMS else stem
 
 
 def rooms_of(config: Config, sources: Sequence[str]) -> list[Room]:
     """The rooms of the command line, else those of the configuration, else the default microphone as `home`.
 
-    A source of the command line is `ROOM=ADDRESS` or an address alone. Raises `ConfigurationError` for a room twice.
+    A source of the command line is `ROOM=ADDRESS` or an address alone. Raises `ConfigurationError` for a room
+    given twice and for one that cannot be a room.
     """
     rooms: list[Room] = []
     for text in sources:
-        name, equals, address = text.partition("=")
-        named = bool(equals) and ROOM_ID.fullmatch(name) is not None
-        identity, address = (name, address) if named else (room_id(text), text)
-        if not address:
-            raise ConfigurationError(f"--source {text}: the source is missing; remedy: --source {name}=DEVICE")
+        identity, address = _room_and_address(text)
         known = config.rooms.get(identity)
+        # The only source that was asked for must be there at once; beside others it may come later.
+        required = len(sources) == 1
         rooms.append(
-            Room(identity, address, known.name, known.area, known.languages, required=True)
+            Room(identity, address, known.name, known.area, known.languages, required)
             if known is not None
-            else Room(identity, address, required=True)
+            else Room(identity, address, required=required)
         )
     if not sources:
         rooms = [
@@ -97,6 +102,24 @@ def rooms_of(config: Config, sources: Sequence[str]) -> list[Room]:
         if sum(other.id == room.id for other in rooms) > 1:
             raise ConfigurationError(f"room {room.id} has two sources; remedy: --source ROOM=… with another room id")
     return rooms
+
+
+def _room_and_address(text: str) -> tuple[str, str]:
+    name, equals, address = text.partition("=")
+    # The = of a URL's query or inside a path is not ours.
+    if not equals or re.search(r"[/:]", name) or os.path.lexists(text):
+        return room_id(text), text
+    if ROOM_ID.fullmatch(name) is None:
+        raise ConfigurationError(
+            f"--source {text}: {name!r} is not a room id; remedy: use a-z, 0-9, _ and -, or leave {name}= out"
+        )
+    if name in RESERVED_ROOMS:
+        raise ConfigurationError(
+            f"--source {text}: {name} is a topic of the daemon; remedy: another room id, for example {name}-room"
+        )
+    if not address:
+        raise ConfigurationError(f"--source {text}: the source is missing; remedy: --source {name}=DEVICE")
+    return name, address
 
 
 def open_source(room: Room, speed: float) -> Source:
@@ -121,6 +144,12 @@ def fetch_models(config: Config, progress: Callable[[str, int, int], None] | Non
             )
         return ModelFiles(tagger, folder)
     return ModelFiles(tagger, store.pull(name, config.models.dir, progress))
+
+
+def model_names(config: Config) -> list[str]:
+    """The store's names of the models that this configuration uses."""
+    recogniser = WHISPERS.get(config.speech.model) if config.speech.enabled else None
+    return ["yamnet"] + ([recogniser] if recogniser else [])
 
 
 def house_words(config: Config) -> tuple[str, ...]:
@@ -211,8 +240,18 @@ async def load_models(config: Config, files: ModelFiles) -> Models:
     Raises `ModelError` for the tagger. A recogniser that cannot be loaded is logged, and sounds are heard all the same.
     """
     tagging, recognising = ModelThread("tagger"), ModelThread("recogniser")
-    with native_chatter_logged():
-        tagger: Tagger = await tagging.call(lambda: registry.load(registry.TAGGERS, "yamnet")(files.tagger))
+    try:
+        with native_chatter_logged():
+            tagger: Tagger = await tagging.call(lambda: registry.load(registry.TAGGERS, "yamnet")(files.tagger))
+    except ModelError:
+        raise
+    except TimeoutError as error:
+        raise ModelError(f"{files.tagger}: took more than {MODEL_TIMEOUT:.0f} s to load; remedy: try again") from error
+    except Exception as error:  # of the native library: one that this machine cannot load, a missing instruction set
+        raise ModelError(
+            f"{files.tagger}: cannot be loaded ({type(error).__name__}: {error}); remedy: kikimimi models verify "
+            "yamnet, and install Kikimimi again"
+        ) from error
 
     async def load_recogniser() -> Recogniser | None:
         if files.recogniser is None:
@@ -222,8 +261,14 @@ async def load_models(config: Config, files: ModelFiles) -> Models:
             recogniser: Recogniser = await recognising.call(
                 lambda: registry.load(registry.RECOGNISERS, "whisper")(files.recogniser, config.speech)
             )
-        except (ModelError, TimeoutError) as error:
+        except ModelError as error:
             log.error("speech is not recognised: %s", error)  # noqa: TRY400 (a person reads this: no traceback)
+            return None
+        except TimeoutError:
+            log.error("speech is not recognised: loading took more than %.0f s", MODEL_TIMEOUT)  # noqa: TRY400
+            return None
+        except Exception:  # of the native library; sounds are heard all the same
+            log.exception("speech is not recognised")
             return None
         log.info("%s is ready after %.1f s", recogniser.name, time.monotonic() - started)
         return recogniser
