@@ -354,7 +354,12 @@ def file_bar(total: int) -> Iterator[Callable[[str], None]]:
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal or total < 2) as bar:
         task = bar.add_task("listening", total=total)
-        yield lambda address: bar.update(task, advance=1, description=escape(Path(address).name))
+
+        def done(address: str) -> None:
+            name = "".join(letter if letter.isprintable() else " " for letter in Path(address).name)
+            bar.update(task, advance=1, description=escape(name))
+
+        yield done
 
 
 if __name__ == "__main__":

@@ -23,13 +23,16 @@ import soundfile
 from paho.mqtt.enums import CallbackAPIVersion
 
 from assistant import app
+from assistant.audio.source import SourceStats
 from assistant.config import Config, parse
-from assistant.events import SAMPLE_RATE, Event, Samples
+from assistant.errors import SourceError
+from assistant.events import SAMPLE_RATE, Chunk, Event, Presence, RoomChanged, Samples, State, frozen
+from assistant.health import rss_mb
 from assistant.listening import listen
 from assistant.outputs.broker import embedded_broker
 from assistant.outputs.mqtt import MqttSettings
 from assistant.startup import ModelFiles, Room, hearing_settings, load_models
-from assistant.synthesis import noise, placed, t3
+from assistant.synthesis import noise, placed, t3, tone
 
 KIKIMIMI = [sys.executable, "-c", "from assistant.cli import main; raise SystemExit(main())"]
 
@@ -263,6 +266,147 @@ async def test_the_same_file_gives_the_same_events(files: ModelFiles, alarm: Pat
         runs.append(collector.events)
     assert runs[0] == runs[1]
     assert runs[0]
+
+
+class Faulty:
+    """A live source that plays a little and then fails, each time it is opened."""
+
+    live = True
+
+    def __init__(self, room: str, samples: Samples, lost: float, opened: list[float]) -> None:
+        self.room, self.name, self.stats = room, "faulty", SourceStats(lost_seconds=lost)
+        self._samples, self._opened = samples, opened
+
+    async def chunks(self) -> AsyncIterator[Chunk]:
+        self._opened.append(time.monotonic())
+        for start in range(0, len(self._samples), 640):
+            samples = frozen(self._samples[start : start + 640].copy())
+            yield Chunk(self.room, self.name, start, samples, time.time())
+            await asyncio.sleep(0)
+        raise SourceError("faulty: unplugged; remedy: plug it in")
+
+
+class Inbox:
+    """An output that keeps what it is offered."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.connected = asyncio.Event()
+        self.connected.set()
+        self.items: list[object] = []
+        self._error = error
+        self._stopped = asyncio.Event()
+
+    def offer(self, item: object) -> None:
+        if self._error is not None:
+            raise self._error
+        self.items.append(item)
+
+    async def run(self) -> None:
+        await self._stopped.wait()
+
+    def go_offline(self) -> None:
+        pass
+
+    async def stop(self, seconds: float) -> None:
+        self._stopped.set()
+
+    def health(self) -> dict[str, object]:
+        return {}
+
+
+@asynccontextmanager
+async def alone(
+    files: ModelFiles, rooms: list[Room], outputs: dict[str, Inbox], config: Config | None = None, speed: float = 0.0
+) -> AsyncIterator[tuple[app.Daemon, asyncio.Task[int]]]:
+    """A daemon without a broker."""
+    config = config or Config()
+    models = await load_models(config, files)
+    daemon = app.Daemon(config, hearing_settings(config), models, rooms, outputs, speed=speed)
+    task = asyncio.create_task(daemon.run())
+    try:
+        yield daemon, task
+    finally:
+        daemon.stop()
+        await asyncio.wait_for(task, 20)
+        models.shutdown()
+
+
+async def test_a_room_opened_again_and_again_starts_afresh_and_leaves_nothing_behind(
+    files: ModelFiles, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened: list[float] = []
+    beep = placed(noise(3.0, -60.0), 0.3 * tone(3100.0, 1.5), 1.0)
+    monkeypatch.setattr(app, "BACKOFF", (0.0, 0.0))
+    monkeypatch.setattr(app, "open_source", lambda room, _speed: Faulty(room.id, beep, 0.5, opened))
+    inbox = Inbox()
+    async with alone(files, [Room("kitchen", "default")], {"inbox": inbox}) as (daemon, _):
+        await until(lambda: len(opened) > 5)
+        before = threading.active_count(), len(asyncio.all_tasks()), rss_mb()
+        await until(lambda: len(opened) > 55, 60)
+        after = threading.active_count(), len(asyncio.all_tasks()), rss_mb()
+        lost = daemon.health()["dropped_s_total"]
+    assert after[0] == before[0]
+    assert abs(after[1] - before[1]) <= 1
+    assert after[2] - before[2] < 15.0
+    assert lost >= 0.5 * 55  # what earlier openings lost stays counted
+    events = [item for item in inbox.items if isinstance(item, Event)]
+    started = [event for event in events if event.state is State.STARTED]
+    ended = {event.id for event in events if event.state is State.ENDED}
+    assert len(started) > 40  # no cool-down of the opening before
+    assert {event.id for event in started} == ended
+    assert len(ended) == len(started)
+    presences = [item.presence for item in inbox.items if isinstance(item, RoomChanged)]
+    assert presences[:4] == [Presence.ONLINE, Presence.OFFLINE] * 2
+    assert "unplugged" in caplog.text
+
+
+async def test_a_source_that_cannot_be_opened_is_told_once(
+    files: ModelFiles, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened: list[float] = []
+    monkeypatch.setattr(app, "BACKOFF", (0.0, 0.0))
+    monkeypatch.setattr(app, "open_source", lambda room, _speed: Faulty(room.id, np.zeros(0, np.float32), 0.0, opened))
+    inbox = Inbox()
+    async with alone(files, [Room("kitchen", "default")], {"inbox": inbox}):
+        await until(lambda: len(opened) > 20)
+    assert [item.presence for item in inbox.items if isinstance(item, RoomChanged)] == [Presence.OFFLINE]
+    assert sum("unplugged" in record.message for record in caplog.records if record.levelname == "WARNING") == 1
+
+
+async def test_the_only_source_must_be_there_and_its_failure_is_the_exit_code(files: ModelFiles) -> None:
+    async with alone(files, [Room("kitchen", "no such device", required=True)], {}) as (_, task):
+        assert await asyncio.wait_for(task, 20) == 3
+
+
+async def test_rules_and_outputs_that_raise_do_not_stop_the_room(
+    files: ModelFiles, alarm: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug in the rules")
+
+    monkeypatch.setattr(app.Rules, "feed", broken)
+    monkeypatch.setattr(app.Rules, "presence", broken)
+    inbox = Inbox()
+    outputs = {"broken": Inbox(RuntimeError("a bug in an output")), "inbox": inbox}
+    async with alone(files, [Room("kitchen", str(alarm))], outputs) as (_, task):
+        assert await asyncio.wait_for(task, 60) == 0
+    smoke = [item for item in inbox.items if isinstance(item, Event) and item.event_type == "smoke_alarm"]
+    assert [event.state for event in smoke] == [State.STARTED, State.ENDED]
+    assert "a bug in the rules" in caplog.text
+    assert "a bug in an output" in caplog.text
+
+
+async def test_a_dead_microphone_is_told_once_and_counted(
+    files: ModelFiles, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened: list[float] = []
+    silence = np.zeros(16 * SAMPLE_RATE, np.float32)
+    monkeypatch.setattr(app, "BACKOFF", (30.0, 60.0))
+    monkeypatch.setattr(app, "open_source", lambda room, _speed: Faulty(room.id, silence, 0.0, opened))
+    async with alone(files, [Room("kitchen", "default")], {"inbox": Inbox()}) as (daemon, _):
+        await until(lambda: "unplugged" in caplog.text)
+        assert daemon.health()["rooms_silent"] == 1
+    assert sum("digital silence" in record.message for record in caplog.records) == 1
 
 
 async def test_digital_silence_is_not_an_event(files: ModelFiles, tmp_path: Path) -> None:

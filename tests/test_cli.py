@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -94,3 +96,66 @@ def test_a_profile_that_is_not_there_yet_says_so(tmp_path: Path) -> None:
     done = kikimimi("run", "--profile", "qwen", home=tmp_path)
     assert done.returncode == 2
     assert "embedded" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--mqtt", "http://me:secret@broker"], "--mqtt: url must read mqtt://"),
+        (["--mqtt", ""], "--mqtt"),
+        (["--source", "Küche=default"], "'Küche' is not a room id"),
+        (["--source", "alert=default"], "alert-room"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_and_exit_code_2(arguments: list[str], said: str, tmp_path: Path) -> None:
+    done = kikimimi("run", *arguments, home=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "secret" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["take [red].wav", "take\n2.wav"])
+def test_a_file_name_is_one_line_of_text_in_the_progress_bar(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from assistant.cli import file_bar  # noqa: PLC0415
+
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes this for a terminal
+    with file_bar(2) as done:
+        done(f"folder/{name}")
+    assert name.replace("\n", " ") in capsys.readouterr().err
+
+
+def test_a_thread_that_hangs_does_not_keep_the_process() -> None:
+    code = (
+        "import threading, time; from assistant.cli import leave_hanging_threads\n"
+        "threading.Thread(target=time.sleep, args=(60,)).start(); print('said', end=''); leave_hanging_threads(3)"
+    )
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=False)
+    assert (done.returncode, done.stdout) == (3, "said")
+    assert time.monotonic() - began < 10.0
+
+
+def test_two_signals_together_stop_in_order_and_a_later_one_at_once() -> None:
+    code = (
+        "import asyncio; from assistant.cli import stop_on_signals\n"
+        "async def main():\n"
+        "    stop_on_signals(lambda: print('stopping', flush=True)); print('ready', flush=True)\n"
+        "    await asyncio.sleep(40); print('never')\n"
+        "asyncio.run(main())"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "stopping\n"
+    time.sleep(1.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=10)
+    assert rest == ""
+    assert process.returncode == 128 + signal.SIGINT
