@@ -26,8 +26,16 @@ check: .venv/all
 fix: .venv/all
 	@.venv/bin/ruff check --fix . ; .venv/bin/ruff format .
 
+# AUDIO is a folder with manifest.csv, clips/ and long/ (see benchmarks/sounds.py); without it only the daemon is measured.
 bench: .venv/all
-	@for b in benchmarks/*.py; do echo "== $$b"; .venv/bin/python $$b $(AUDIO) || exit 1; done
+	@.venv/bin/kikimimi models pull yamnet whisper-base >/dev/null
+	@models=$$(.venv/bin/python -c 'from assistant.models import store; print(store.root())') && set -ex && \
+	if [ -n "$(AUDIO)" ]; then \
+		.venv/bin/python benchmarks/sounds.py "$(AUDIO)" "$$models/yamnet/yamnet.tflite"; \
+		.venv/bin/python benchmarks/speech.py "$(AUDIO)" --yamnet "$$models/yamnet/yamnet.tflite" --whisper "base=$$models/whisper-base"; \
+		.venv/bin/python benchmarks/cadence.py "$(AUDIO)"/long/*.flac --clips "$(AUDIO)/clips"; \
+	fi; \
+	.venv/bin/python benchmarks/daemon.py
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 to 3.14 was not found; remedy: sudo apt-get install python3 python3-venv" >&2; exit 1; }

@@ -77,8 +77,8 @@ class Speech:
         self._window = max(self._onset, _frames(0.2))
         self._phase = Phase.QUIET
         self._used = False  # the detector has heard something since it was opened
-        self._audio: deque[Samples] | list[Samples] = deque()
-        self._voiced: deque[bool] | list[bool] = deque()
+        self._audio: deque[Samples] = deque()
+        self._voiced: deque[bool] = deque()
         self._reset()
         self._rest: Samples = np.zeros(0, np.float32)
         self._next: int | None = None  # position of the next sample if no audio is lost
@@ -196,10 +196,10 @@ class Speech:
 
     def _drop(self, count: int) -> None:
         """Forget the oldest `count` frames."""
-        if count > 0:
-            self._audio = deque(list(self._audio)[count:])
-            self._voiced = deque(list(self._voiced)[count:])
-            self._start += count * FRAME
+        for _ in range(count):
+            self._audio.popleft()
+            self._voiced.popleft()
+        self._start += max(0, count) * FRAME
 
     def _reset(self) -> None:
         if self._used:
@@ -222,9 +222,12 @@ def _frames(time: float) -> int:
 
 
 def _pcm(samples: Samples) -> bytes:
-    """The same samples as 16-bit integers; what is not a number becomes silence."""
-    clean = np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0)
-    return (np.clip(clean, -1.0, 1.0) * 32_767).astype("<i2").tobytes()
+    """The same samples as 16-bit integers; what is not a number becomes silence (sources have seen to that already)."""
+    scaled = samples * np.float32(32_767)
+    peak = float(np.abs(scaled).max(initial=0.0))
+    if not peak <= 32_767:  # True for NaN too
+        scaled = np.clip(np.nan_to_num(scaled, nan=0.0, posinf=32_767, neginf=-32_767), -32_767, 32_767)
+    return scaled.astype("<i2").tobytes()
 
 
 def _webrtc(settings: SpeechSettings) -> Detector:

@@ -57,7 +57,7 @@ async def test_an_odd_byte_at_the_end_is_told(pipe, caplog):
     reading, writing = pipe
     write_all(writing, AUDIO[:1000].tobytes() + b"x", step=333)
     chunks = [chunk async for chunk in Pcm("room", descriptor=reading).chunks()]
-    assert [len(chunk.samples) for chunk in chunks] == [640, 360]
+    assert sum(len(chunk.samples) for chunk in chunks) == 1000
     assert "odd byte" in caplog.text
 
 
