@@ -25,7 +25,7 @@ from assistant.settings import Settings
 
 OTHER = "other"  # event type of a label in no group
 Scores = NDArray[np.float32]
-AGREEMENT = (1.0, 0.4, 0.15)  # share of `single` that one, two, three agreeing windows must bring
+AGREEMENT = (1.0, 0.25, 0.0)  # share of `single` that one, two, three agreeing windows must bring
 UNNAMED = 1.25  # times its threshold that a family of event type other needs: a home names what it expects
 SURE = 0.8  # no single window must score more than this: YAMNet seldom does
 KEEP = 0.4  # times the threshold: evidence that a running sound goes on
