@@ -38,11 +38,23 @@ EPILOG = "Exit codes: 0 well, 1 failure, 2 configuration, 3 source, 4 model. Doc
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    arguments = parser().parse_args(argv)
+    arguments = parse(argv)
     set_up_logging(arguments.verbose)
     code = run_command(arguments)
     leave_hanging_threads(code)
     return code
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments. Files may stand on both sides of an option (`listen a.wav --json b.wav`): argparse alone refuses."""
+    top = parser()
+    arguments, rest = top.parse_known_args(argv)
+    listed: list[str] | None = getattr(arguments, "paths", getattr(arguments, "names", None))
+    if rest and (listed is None or any(text.startswith("-") and text != "-" for text in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if listed is not None:
+        listed += rest
+    return arguments
 
 
 def run_command(arguments: argparse.Namespace) -> int:

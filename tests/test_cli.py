@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from assistant.cli import file_bar, parse
+
 KIKIMIMI = [sys.executable, "-c", "from assistant.cli import main; raise SystemExit(main())"]
 
 
@@ -92,6 +94,28 @@ def test_an_unknown_model_is_exit_code_4(tmp_path: Path) -> None:
     assert "yamnet" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("line", "listed"),
+    [
+        ("listen a.wav --json b.wav -", ["a.wav", "b.wav", "-"]),
+        ("listen -c config.yaml a.wav b.wav", ["a.wav", "b.wav"]),
+        ("models pull -c config.yaml yamnet", ["yamnet"]),
+        ("models list", []),
+    ],
+)
+def test_options_may_stand_between_files(line: str, listed: list[str]) -> None:
+    arguments = parse(line.split())
+    assert getattr(arguments, "paths", getattr(arguments, "names", None)) == listed
+
+
+@pytest.mark.parametrize("line", ["run a.wav", "listen a.wav --jsn", "models list --all", "demo a.wav"])
+def test_arguments_that_mean_nothing_are_refused(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        parse(line.split())
+    assert refused.value.code == 2
+    assert "unrecognized arguments" in capsys.readouterr().err
+
+
 def test_a_profile_that_is_not_there_yet_says_so(tmp_path: Path) -> None:
     done = kikimimi("run", "--profile", "qwen", home=tmp_path)
     assert done.returncode == 2
@@ -120,8 +144,6 @@ def test_a_wrong_argument_is_one_line_and_exit_code_2(arguments: list[str], said
 def test_a_file_name_is_one_line_of_text_in_the_progress_bar(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from assistant.cli import file_bar  # noqa: PLC0415
-
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes this for a terminal
     with file_bar(2) as done:
         done(f"folder/{name}")
