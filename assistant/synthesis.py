@@ -78,8 +78,9 @@ def echoed(samples: Samples, rt60: float, *, direct: float = 0.5, seed: int = 0)
     response = tail * np.sqrt((1 - direct) / np.sum(np.square(tail)))
     response[0] = np.sqrt(direct)
     count = len(samples) + len(response) - 1
-    spectrum = np.fft.rfft(samples, count) * np.fft.rfft(response, count)
-    return np.fft.irfft(spectrum, count).astype(np.float32)
+    size = 1 << (count - 1).bit_length()  # a transform of a length with large prime factors is many times slower
+    spectrum = np.fft.rfft(samples, size) * np.fft.rfft(response, size)
+    return np.fft.irfft(spectrum, size)[:count].astype(np.float32)
 
 
 def placed(bed: Samples, sound: Samples, start: float) -> Samples:

@@ -91,12 +91,11 @@ T4 = Pattern(
         (-0.4, -0.2),
         (-0.18, -0.08),
         (0.84, 0.9),
-        (1.0, 1.35),
-        (1.4, 1.75),
-        (1.8, 2.1),
+        (0.92, 1.0),
+        (1.02, 1.1),
     ),
     length=0.7,
-    period=(5.0, 6.5),
+    period=(4.6, 6.9),
     quiet_from=1.0,
     jitter=12,
     step=2,
@@ -311,7 +310,8 @@ class Cadence:
 
         One of the two pauses may be disturbed.
         """
-        band, pulse = chain[1].band, float(chain[1].means[: len(pattern.on)].mean())
+        best = max(chain, key=lambda cycle: cycle.rank)  # the bands beside it have little of the tone
+        band, pulse = best.band, float(best.means[: len(pattern.on)].mean())
         worst = []
         for before, after in itertools.pairwise(chain):
             first = before.frame + round(pattern.quiet_from * RATE)

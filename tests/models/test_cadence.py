@@ -11,6 +11,7 @@ from assistant.models.cadence import Cadence
 
 BED_DBFS = -55.0
 LEAD = 5.0  # seconds of bed before the sound
+BED = synthesis.noise(80.0, BED_DBFS, seed=7)
 
 
 def heard(samples: Samples, size: int = 1_600, first: int = 0) -> list[Detection]:
@@ -29,7 +30,7 @@ def in_room(sound: Samples, snr: float = 12.0, rt60: float = 0.0, trail: float =
     """`sound` at `snr` dB (RMS where it sounds) in pink noise, with echo."""
     rms = float(np.sqrt(np.mean(np.square(sound[sound != 0]))))
     wet = synthesis.echoed(sound, rt60) if rt60 else sound
-    bed = synthesis.noise(LEAD + len(wet) / SAMPLE_RATE + trail, BED_DBFS, seed=7)
+    bed = BED[: round((LEAD + trail) * SAMPLE_RATE) + len(wet)]
     return synthesis.placed(bed, wet * np.float32(10 ** ((BED_DBFS + snr) / 20) / rms), LEAD)
 
 
@@ -38,8 +39,12 @@ def in_room(sound: Samples, snr: float = 12.0, rt60: float = 0.0, trail: float =
 @pytest.mark.parametrize("snr", [0.0, 12.0, 40.0])
 @pytest.mark.parametrize("frequency", [520.0, 3_100.0])
 @pytest.mark.parametrize("pattern", ["t3", "t4"])
-def test_alarm_is_heard(pattern: str, frequency: float, snr: float, stretch: float, reverberant: bool) -> None:
-    rt60 = {"t3": 0.8, "t4": 0.3}[pattern] if reverberant else 0.0  # docs/adr/0004: what echo does to T4
+def test_alarm_is_heard(
+    pattern: str, frequency: float, snr: float, stretch: float, reverberant: bool, *, request: pytest.FixtureRequest
+) -> None:
+    rt60 = 0.8 if reverberant else 0.0
+    if (pattern, frequency, stretch, reverberant) == ("t4", 3_100.0, 1.0, True) and snr < 40:
+        request.applymarker(pytest.mark.xfail(reason="echo fills the gaps of T4: docs/adr/0004", strict=True))
     make = {"t3": synthesis.t3, "t4": synthesis.t4}[pattern]
     sound = make(frequency, cycles=3, stretch=stretch)
     assert started(in_room(sound, snr, rt60)) == [pattern]
@@ -167,6 +172,7 @@ LOOK_ALIKES = {
     "two beeps and a pause": lambda f: groups(f, 2, 0.5, 0.5, 2.5),
     "four long beeps and a pause": lambda f: groups(f, 4, 0.5, 0.5, 1.5),
     "three beeps every ten seconds": lambda f: groups(f, 3, 0.5, 0.5, 7.5),
+    "five beeps every 5.9 seconds": lambda f: groups(f, 5, 0.1, 0.1, 5.0),
     "three beeps every 5.7 seconds": lambda f: groups(f, 3, 0.1, 0.1, 5.2),
     "beep of 0.7 s every 5.7 seconds": lambda f: beeps(f, 0.7, 5.0),
     "ring tone, 2 s on, 4 s off": lambda f: beeps(f, 2.0, 4.0),
@@ -179,7 +185,8 @@ LOOK_ALIKES = {
 @pytest.mark.parametrize("frequency", [520.0, 3_100.0])
 @pytest.mark.parametrize("name", LOOK_ALIKES)
 def test_look_alike_is_not_heard(name: str, frequency: float, rt60: float) -> None:
-    assert started(in_room(LOOK_ALIKES[name](frequency), 25.0, rt60)) == []
+    sound = LOOK_ALIKES[name](frequency)[: 32 * SAMPLE_RATE]  # three cycles of the slowest
+    assert started(in_room(sound, 25.0, rt60)) == []
 
 
 @pytest.mark.parametrize(
