@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments. Files may stand on both sides of an option (`listen a.wav --json b.wav`): argparse alone refuses."""
+    """The arguments. Files may stand on both sides of an option, as in `listen a.wav --json b.wav`."""
     top = parser()
     arguments, rest = top.parse_known_args(argv)
     listed: list[str] | None = getattr(arguments, "paths", getattr(arguments, "names", None))
