@@ -111,7 +111,10 @@ class _Ear:
 
 
 class Daemon:
-    """Listens to the rooms until it is told to stop or until every source, being a file, has ended."""
+    """Listens to the rooms until it is told to stop or until every source, being a file, has ended.
+
+    Read it from `run` down: `_listen` is the life of a room, `_emit` the way of an event, `_ended` and `_close` stop.
+    """
 
     def __init__(
         self,

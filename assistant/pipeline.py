@@ -146,7 +146,10 @@ class _Pending:
 
 
 class Pipeline:
-    """Hears one source until it ends. Each opening gets a fresh one: fresh floor, background and cool-down."""
+    """Hears one source until it ends. Each opening gets a fresh one: fresh floor, background and cool-down.
+
+    Read it from `run` down: its many small methods are the steps of a chunk on its way to an event.
+    """
 
     def __init__(
         self,
