@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -88,10 +89,8 @@ class Stream:
                 f"{self.name}: cannot be read ({type(error).__name__}); remedy: check the address"
             )
         finally:
-            try:
+            with contextlib.suppress(RuntimeError):  # the loop has been closed: the daemon is stopping
                 loop.call_soon_threadsafe(held.close)
-            except RuntimeError:  # the loop has been closed: the daemon is stopping
-                return
 
     def _decode(
         self,
