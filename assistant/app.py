@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BROKER_PORT = 1883
-HEALTH_EVERY = 60.0  # seconds
+FIRST_HEALTH, HEALTH_EVERY = 5.0, 60.0  # seconds
 TICK = 1.0  # seconds between two looks of the rules at the clock
 BACKOFF = (1.0, 60.0)  # seconds: first and longest wait before a broken part is tried again
 CONNECT_WITHIN = 5.0  # seconds that a recording waits for the outputs
@@ -332,9 +332,11 @@ class Daemon:
             self._act(self._rules.tick(time.time()))
 
     async def _report(self) -> None:
-        """One health line and message a minute."""
+        """One health line and message soon after the start, so that nobody waits for figures, then one a minute."""
+        wait = FIRST_HEALTH
         while True:
-            await asyncio.sleep(HEALTH_EVERY)
+            await asyncio.sleep(wait)
+            wait = HEALTH_EVERY
             figures = self.health()
             log.info("health: %s", ", ".join(f"{key} {value}" for key, value in figures.items() if value is not None))
             self._tell(HealthMeasured(figures))

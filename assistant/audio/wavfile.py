@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import time
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -76,6 +77,8 @@ def decode(path: Path) -> Blocks:
     try:
         if path.is_dir():
             raise SourceError(f"{path}: a folder, not a file; remedy: kikimimi listen reads folders")
+        if path.is_fifo():
+            raise SourceError(f"{path}: a pipe, not a file; remedy: raw 16 kHz s16le goes to - on stdin")
         if path.stat().st_size == 0:
             raise SourceError(f"{path}: the file is empty; remedy: record or copy it again")
         with path.open("rb"):
@@ -85,7 +88,7 @@ def decode(path: Path) -> Blocks:
     import soundfile  # noqa: PLC0415 (50 ms: only where a file is read)
 
     try:
-        sound = soundfile.SoundFile(path)
+        sound = soundfile.SoundFile(os.fsencode(path))
     except (soundfile.LibsndfileError, TypeError):  # TypeError: headerless .raw
         yield from _by_ffmpeg(path)
         return
@@ -124,7 +127,7 @@ def _as_far_as_it_goes(path: Path, frames: int) -> Iterator[NDArray[np.float32]]
     """
     import soundfile  # noqa: PLC0415
 
-    with soundfile.SoundFile(path) as sound:
+    with soundfile.SoundFile(os.fsencode(path)) as sound:
         read = 0
         while True:
             try:
@@ -141,6 +144,10 @@ def _as_far_as_it_goes(path: Path, frames: int) -> Iterator[NDArray[np.float32]]
 def _by_ffmpeg(path: Path) -> Blocks:
     import av  # noqa: PLC0415 (0.1 s: only where libsndfile does not read the file)
 
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # FFmpeg's binding takes UTF-8 names alone
+        raise SourceError(f"{str(path)!a}: the name is not UTF-8; remedy: rename the file") from None
     try:
         container = av.open(str(path))
     except av.FFmpegError as error:
