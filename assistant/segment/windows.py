@@ -24,8 +24,8 @@ WINDOW = 15_600  # samples: what YAMNet takes
 class WindowSettings(Settings):
     """How densely active audio is tagged."""
 
-    first: float = Field(default=0.48, ge=0.1, le=0.96, description="seconds of a sound in its first window")
-    hop: float = Field(default=0.24, ge=0.06, le=0.48, description="seconds from one window to the next")
+    first: float = Field(default=0.44, ge=0.1, le=0.96, description="seconds of a sound in its first window")
+    hop: float = Field(default=0.22, ge=0.06, le=0.48, description="seconds from one window to the next")
     trail: float = Field(default=0.24, ge=0.0, le=0.96, description="seconds tagged after the gate closed")
     probe: float = Field(default=4.0, ge=1.0, description="seconds between windows of the background while it is quiet")
     level_dbfs: float = Field(default=-25.0, ge=-60.0, le=0.0, description="level that quieter sounds are lifted to")

@@ -47,10 +47,10 @@ def test_the_first_window_comes_soon_and_the_rest_evenly() -> None:
     found = active(cut(room_with_sound(10, 2)), 9, 14)
     onset = 10 * SAMPLE_RATE
     assert abs(found[0].onset - onset) <= 320
-    assert found[0].end - onset == pytest.approx(0.48 * SAMPLE_RATE, abs=640)
+    assert found[0].end - onset == pytest.approx(0.44 * SAMPLE_RATE, abs=640)
     assert {w.onset for w in found} == {found[0].onset}
     hops = np.diff([w.end for w in found])
-    assert np.all(np.abs(hops - 0.24 * SAMPLE_RATE) <= 320)
+    assert np.all(np.abs(hops - 0.22 * SAMPLE_RATE) <= 320)
     assert found[-1].end > onset + 2 * SAMPLE_RATE
 
 
