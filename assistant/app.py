@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from assistant import registry
 from assistant.errors import AssistantError
 from assistant.events import (
     Action,
@@ -27,7 +28,7 @@ from assistant.events import (
 from assistant.health import Meter
 from assistant.outputs.broker import answers_mqtt, embedded_broker
 from assistant.outputs.jsonl import readable
-from assistant.outputs.mqtt import Mqtt, MqttSettings
+from assistant.outputs.mqtt import MqttSettings
 from assistant.pipeline import HearingSettings, Models, Pipeline
 from assistant.rules import Rules
 from assistant.startup import ModelFiles, Room, hearing_settings, home_of, load_models, open_source
@@ -376,7 +377,9 @@ async def daemon(
         models = await load_models(config, files)
         stack.callback(models.shutdown)
         hearing = hearing_settings(config)
-        output = Mqtt(mqtt or config.mqtt, home_of(config, rooms, hearing.table), config.homeassistant)
+        output: Output = registry.load(registry.OUTPUTS, "mqtt")(
+            mqtt or config.mqtt, home_of(config, rooms, hearing.table), config.homeassistant
+        )
         yield Daemon(config, hearing, models, rooms, {"mqtt": output}, speed=speed)
 
 

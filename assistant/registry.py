@@ -15,10 +15,7 @@ SOURCES = {
 }
 TAGGERS = {"yamnet": "assistant.models.yamnet:Yamnet"}
 RECOGNISERS = {"whisper": "assistant.models.whisper:Whisper"}
-OUTPUTS = {
-    "mqtt": "assistant.outputs.mqtt:Mqtt",
-    "jsonl": "assistant.outputs.jsonl:JsonLines",
-}
+OUTPUTS = {"mqtt": "assistant.outputs.mqtt:Mqtt"}
 
 
 def load(table: dict[str, str], name: str) -> Any:  # noqa: ANN401 (the class is named at run time)
