@@ -144,6 +144,7 @@ class Detection:
     heard_at: int  # samples: position after the last sample used for this decision
     level_dbfs: float | None
     model: str  # "yamnet", "t3", "t4", "yamnet+t3"…
+    witnessed: bool = True  # a tagger or a cadence heard it; False: only an audio language model says so
 
 
 def iso(time: float) -> str:
@@ -178,14 +179,19 @@ class Event:
     duration: float | None = None  # seconds
     heard_at: float = 0.0  # seconds: the same clock at the last sample used when the event was raised
     level_dbfs: float | None = None
-    model: str = ""
+    model: str = ""  # who heard it, joined by +: "yamnet+t3", "qwen-audio-chat+yamnet", "qwen-audio-chat" alone
     latency: float = 0.0  # seconds from the last sample used until it was handed to outputs
     late: bool = False
     clip: str | None = None
+    witnessed: bool = True  # a tagger, cadence or recogniser heard it too; False: only an audio language model says so
 
     def to_json(self) -> dict[str, Any]:
-        """A dictionary in the documented order, ready for `json.dumps`."""
+        """A dictionary in the documented order, ready for `json.dumps`.
+
+        `witnessed` is left out: it is for the rules of this house, others read `model`, which lists who agreed.
+        """
         fields = asdict(self)
+        del fields["witnessed"]
         fields["words"] = None if self.words is None else [asdict(word) for word in self.words]
         return {"schema": SCHEMA, **fields}
 

@@ -64,6 +64,11 @@ def test_unknown_is_null() -> None:
     assert written["late"] is False
 
 
+def test_who_witnessed_a_sound_stays_inside_and_is_true_unless_only_a_language_model_says_so() -> None:
+    assert event().witnessed
+    assert "witnessed" not in event(witnessed=False).to_json()
+
+
 def test_words_are_objects() -> None:
     written = event(words=(Word("hello", 0.1, 0.4),)).to_json()
     assert written["words"] == [{"word": "hello", "start": 0.1, "end": 0.4}]
