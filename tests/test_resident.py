@@ -1,0 +1,358 @@
+"""The model's thread: who is served first, what is shed, and that nobody waits for what nobody wants."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from assistant import resident as resident_module
+from assistant.errors import ModelError
+from assistant.models.audio_llm import Answer, AudioLLM, Message, Prompt, Stop
+from assistant.resident import BusyError, Lane, Priority, Resident, Status
+
+SOUND, SPEECH, QUESTION = Priority
+
+
+class Scripted:
+    """A model of which each prompt says what it does: `slow 3` makes 300 tokens of 10 ms, `bad` raises."""
+
+    name, tagged = "scripted", False
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.threads: set[int] = set()
+        self.hold = threading.Event()
+        self.hold.set()
+
+    def answer(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int = 256,
+        choices: Sequence[str] | None = None,
+        stream: Callable[[int, str], None] | None = None,
+        cancelled: Callable[[int], bool] | None = None,
+    ) -> list[Answer]:
+        self.threads.add(threading.get_ident())
+        asked = [str(prompt.messages[-1].content[-1]) for prompt in prompts]
+        self.calls.append(asked)
+        self.hold.wait(10)
+        if any(text == "bad" for text in asked):
+            raise RuntimeError("a tensor of another shape")
+        answers = []
+        for i, text in enumerate(asked):
+            tokens, stop = 1, Stop.END
+            if text.startswith("slow"):
+                while tokens < round(100 * float(text.split()[1])):
+                    if cancelled is not None and cancelled(i):
+                        stop = Stop.CANCELLED
+                        break
+                    time.sleep(0.01)
+                    tokens += 1
+                    if stream is not None:
+                        stream(i, ".")
+            answers.append(Answer(text.upper(), tokens, stop))
+        return answers
+
+    def score(self, prompt: Prompt, labels: Sequence[str]) -> NDArray[np.float32]:
+        return np.zeros(len(labels), np.float32)
+
+
+def asking(text: str) -> Prompt:
+    return Prompt(messages=(Message("user", (text,)),))
+
+
+@pytest.fixture
+def llm() -> Scripted:
+    return Scripted()
+
+
+@pytest.fixture
+async def resident(llm: Scripted) -> AsyncIterator[Resident]:
+    made = Resident(lambda: llm, batch=4)
+    assert await made.ready()
+    llm.calls.clear()
+    yield made
+    made.shutdown()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10.0
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        await asyncio.sleep(0.005)
+
+
+async def busy(resident: Resident, llm: Scripted) -> asyncio.Task[Answer]:
+    """A job that is running until `llm.hold` is set."""
+    llm.hold.clear()
+    task = asyncio.create_task(resident.answer(asking("first"), priority=QUESTION, deadline=None))
+    await until(lambda: llm.calls)
+    return task
+
+
+async def test_everything_happens_in_one_thread_of_its_own(resident: Resident, llm: Scripted) -> None:
+    answer = await resident.answer(asking("hello"), priority=QUESTION, deadline=5.0)
+    where = await resident.call(lambda _llm: threading.get_ident(), priority=SOUND, deadline=5.0)
+    assert answer == Answer("HELLO", 1, Stop.END)
+    assert llm.threads == {where}  # the warm-up too
+    assert where != threading.get_ident()
+    assert (resident.status, resident.name) == (Status.READY, "scripted")
+
+
+async def test_sounds_come_before_speech_before_questions(resident: Resident, llm: Scripted) -> None:
+    first = await busy(resident, llm)
+    order: list[str] = []
+
+    async def ask(text: str, priority: Priority) -> None:
+        await resident.call(lambda _llm: order.append(text), priority=priority, deadline=None)
+
+    waiting = [
+        asyncio.create_task(ask(text, priority))
+        for text, priority in (("q1", QUESTION), ("w1", SPEECH), ("s1", SOUND), ("q2", QUESTION), ("s2", SOUND))
+    ]
+    await asyncio.sleep(0)
+    assert resident.figures()["waiting_question"] == 2
+    llm.hold.set()
+    await asyncio.gather(first, *waiting)
+    assert order == ["s1", "s2", "w1", "q1", "q2"]
+
+
+async def test_answers_of_the_same_limits_that_wait_are_made_in_one_batch(resident: Resident, llm: Scripted) -> None:
+    first = await busy(resident, llm)
+    kinds = [("a", QUESTION, 8), ("b", QUESTION, 8), ("long", QUESTION, 99), ("c", QUESTION, 8), ("urgent", SOUND, 8)]
+    kinds += [("d", QUESTION, 8), ("e", QUESTION, 8)]
+    waiting = [
+        asyncio.create_task(resident.answer(asking(text), priority=priority, deadline=None, max_new_tokens=most))
+        for text, priority, most in kinds
+    ]
+    await asyncio.sleep(0)
+    llm.hold.set()
+    answers = await asyncio.gather(first, *waiting)
+    assert [answer.text for answer in answers[1:]] == [text.upper() for text, _, _ in kinds]  # each got its own
+    assert llm.calls == [["first"], ["urgent"], ["a", "b", "c", "d"], ["long"], ["e"]]
+    figures = resident.figures()
+    assert figures["batches"] == 5
+    assert figures["batch_mean"] == 1.6
+    assert figures["jobs"] == 8
+
+
+async def test_a_bad_job_hurts_no_other(resident: Resident, llm: Scripted, caplog: pytest.LogCaptureFixture) -> None:
+    first = await busy(resident, llm)
+    waiting = [
+        asyncio.create_task(resident.answer(asking(text), priority=QUESTION, deadline=None))
+        for text in ("a", "bad", "b")
+    ]
+    await asyncio.sleep(0)
+    llm.hold.set()
+    await first
+    a, bad, b = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(a, Answer)
+    assert isinstance(b, Answer)
+    assert (a.text, b.text) == ("A", "B")
+    assert isinstance(bad, ModelError)
+    assert "another shape" in str(bad)
+    assert llm.calls == [["first"], ["a", "bad", "b"], ["a"], ["bad"], ["b"]]
+    assert (await resident.answer(asking("after"), priority=SOUND, deadline=5.0)).text == "AFTER"
+    assert resident.figures()["errors"] == 1
+    assert "the audio language model failed" in caplog.text
+
+
+async def test_an_exception_of_a_call_is_its_callers(resident: Resident) -> None:
+    def broken(_llm: AudioLLM) -> None:
+        raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ModelError, match="a bug") as raised:
+        await resident.call(broken, priority=SPEECH, deadline=5.0)
+    assert isinstance(raised.value.__cause__, ZeroDivisionError)
+    assert await resident.call(lambda _llm: 1, priority=SPEECH, deadline=5.0) == 1
+
+
+async def test_a_job_past_its_deadline_is_dropped_unheard(resident: Resident, llm: Scripted) -> None:
+    first = await busy(resident, llm)
+    began = time.monotonic()
+    with pytest.raises(BusyError, match="in time"):
+        await resident.answer(asking("too late"), priority=SOUND, deadline=0.1)
+    assert time.monotonic() - began < 0.5  # told at once, though the thread is still busy
+    llm.hold.set()
+    await first
+    await resident.call(lambda _llm: None, priority=QUESTION, deadline=5.0)
+    assert llm.calls == [["first"]]
+    assert resident.figures()["late"] == 1
+
+
+async def test_a_running_answer_past_its_deadline_stops_at_the_next_token(resident: Resident) -> None:
+    with pytest.raises(BusyError):
+        await resident.answer(asking("slow 20"), priority=SOUND, deadline=0.1)
+    began = time.monotonic()
+    assert await resident.call(lambda _llm: 1, priority=QUESTION, deadline=5.0) == 1
+    assert time.monotonic() - began < 0.3
+
+
+async def test_a_cancelled_caller_stops_its_tokens(resident: Resident, llm: Scripted) -> None:
+    pieces: list[str] = []
+    task = asyncio.create_task(resident.answer(asking("slow 20"), priority=SOUND, deadline=None, stream=pieces.append))
+    await until(lambda: len(pieces) >= 3)
+    task.cancel()
+    began = time.monotonic()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    there = len(pieces)
+    assert await resident.call(lambda _llm: 1, priority=QUESTION, deadline=5.0) == 1
+    assert time.monotonic() - began < 0.3
+    assert len(pieces) == there  # no piece for whom nobody waits
+    assert resident.figures()["cancelled"] == 1
+
+
+async def test_a_cancelled_task_of_several_answers_asks_no_further(resident: Resident, llm: Scripted) -> None:
+    def windows(model: AudioLLM) -> None:
+        for _ in range(50):
+            model.answer([asking("slow 0.2")])
+
+    task = asyncio.create_task(resident.call(windows, priority=SPEECH, deadline=None))
+    await until(lambda: len(llm.calls) >= 2)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert await resident.call(lambda _llm: 1, priority=QUESTION, deadline=5.0) == 1
+    assert len(llm.calls) <= 4
+
+
+async def test_a_cancelled_job_that_waited_is_never_begun(resident: Resident, llm: Scripted) -> None:
+    first = await busy(resident, llm)
+    waiting = asyncio.create_task(resident.answer(asking("unwanted"), priority=SOUND, deadline=None))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    llm.hold.set()
+    await first
+    assert await resident.call(lambda _llm: 1, priority=QUESTION, deadline=5.0) == 1
+    assert llm.calls == [["first"]]
+
+
+async def test_what_waits_is_bounded_and_the_oldest_of_the_least_urgent_is_shed(
+    resident: Resident, llm: Scripted, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(resident_module, "LIMITS", {SOUND: 2, SPEECH: 2, QUESTION: 3})
+    monkeypatch.setattr(resident_module, "MOST", 5)
+    first = await busy(resident, llm)
+    made: dict[str, asyncio.Task[Answer]] = {}
+
+    async def offer(text: str, priority: Priority) -> None:
+        made[text] = asyncio.create_task(resident.answer(asking(text), priority=priority, deadline=None))
+        await asyncio.sleep(0)
+
+    for text in ("q1", "q2", "q3", "q4"):  # three fit: q1 goes
+        await offer(text, QUESTION)
+    for text in ("s1", "s2", "s3"):  # two fit: s1 goes
+        await offer(text, SOUND)
+    await offer("w1", SPEECH)  # five wait: the oldest question goes
+    await asyncio.sleep(0)
+    shed = sorted(text for text, task in made.items() if task.done())
+    assert shed == ["q1", "q2", "s1"]
+    with pytest.raises(BusyError, match="too much waits"):
+        await made["q1"]
+    assert resident.figures()["shed"] == 3
+    assert sum("jobs shed so far" in record.message for record in caplog.records) == 1
+    llm.hold.set()
+    await asyncio.gather(first, *(task for task in made.values() if not task.done()))
+    assert [text for call in llm.calls for text in call] == ["first", "s2", "s3", "w1", "q3", "q4"]
+    assert all(task.exception() for text, task in made.items() if text in shed)
+
+
+async def test_jobs_wait_for_the_model_to_load() -> None:
+    let = threading.Event()
+    llm = Scripted()
+
+    def load() -> AudioLLM:
+        let.wait(10)
+        return llm
+
+    resident = Resident(load)
+    try:
+        patient = asyncio.create_task(resident.answer(asking("patient"), priority=SPEECH, deadline=5.0))
+        with pytest.raises(BusyError):
+            await resident.answer(asking("hasty"), priority=SOUND, deadline=0.05)
+        assert resident.status is Status.LOADING
+        let.set()
+        assert (await patient).text == "PATIENT"
+    finally:
+        resident.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(ModelError("config.json: no such model"), "no such model"), (RuntimeError("a bug"), "RuntimeError: a bug")],
+)
+async def test_a_model_that_cannot_be_loaded_is_an_error_at_once(error: Exception, said: str) -> None:
+    let = threading.Event()
+
+    def load() -> AudioLLM:
+        let.wait(10)
+        raise error
+
+    resident = Resident(load)
+    try:
+        waiting = asyncio.create_task(resident.answer(asking("early"), priority=SPEECH, deadline=60.0))
+        await asyncio.sleep(0)
+        let.set()
+        with pytest.raises(ModelError, match=said):
+            await waiting
+        assert not await resident.ready()
+        assert resident.status is Status.FAILED
+        with pytest.raises(ModelError, match=said):
+            await resident.call(lambda _llm: None, priority=SOUND, deadline=None)
+    finally:
+        resident.shutdown()
+    assert resident.figures()["status"] == "failed"
+
+
+async def test_shutting_down_waits_for_nothing(llm: Scripted) -> None:
+    resident = Resident(lambda: llm)
+    pieces: list[str] = []
+    long = asyncio.create_task(
+        resident.answer(asking("slow 30"), priority=QUESTION, deadline=None, stream=pieces.append)
+    )
+    await until(lambda: pieces)
+    waiting = asyncio.create_task(resident.answer(asking("next"), priority=SOUND, deadline=None))
+    await asyncio.sleep(0)
+    began = time.monotonic()
+    resident.shutdown()
+    assert time.monotonic() - began < 0.05
+    for task in (long, waiting):
+        with pytest.raises(ModelError, match="shutting down"):
+            await task
+    with pytest.raises(ModelError, match="shutting down"):
+        await resident.answer(asking("after"), priority=SOUND, deadline=None)
+    (thread,) = [thread for thread in threading.enumerate() if thread.name.startswith("audio-llm")] or [None]
+    if thread is not None:
+        await asyncio.to_thread(thread.join, 1.0)
+        assert not thread.is_alive()
+    assert time.monotonic() - began < 1.0
+
+
+async def test_figures_tell_tokens_and_time(resident: Resident) -> None:
+    resident.figures()
+    await resident.answer(asking("slow 0.5"), priority=QUESTION, deadline=None)
+    figures = resident.figures()
+    assert 50 < figures["tokens_per_s"] <= 100
+    assert 50 < figures["busy_percent"] <= 100
+    assert resident.figures()["tokens_per_s"] is None  # since the last look: nothing
+
+
+async def test_a_lane_is_a_call_with_a_fixed_deadline(resident: Resident, llm: Scripted) -> None:
+    lane = Lane(resident, SPEECH, 0.1)
+    assert await lane.call(lambda: 3) == 3
+    first = await busy(resident, llm)
+    with pytest.raises(BusyError):
+        await lane.call(lambda: 3)
+    patient = asyncio.create_task(lane.call(lambda: 4, patient=True))
+    await asyncio.sleep(0.2)
+    llm.hold.set()
+    await first
+    assert await patient == 4
