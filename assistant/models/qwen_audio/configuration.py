@@ -1,0 +1,83 @@
+"""The published `config.json` of Qwen-Audio as a configuration of transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from assistant.errors import ModelError
+
+AUDIO = ("n_mels", "n_ctx", "n_state", "n_head", "n_layer", "output_dim", "audio_start_id")
+
+
+@strict
+class QwenAudioConfig(PreTrainedConfig):
+    """Sizes and switches of one checkpoint; names and defaults are those of the published `configuration_qwen.py`.
+
+    `audio` holds the encoder's: n_mels, n_ctx (positions of 20 ms), n_state (width), n_head, n_layer, output_dim (the
+    decoder's width) and audio_start_id (the token `<audio>`; `</audio>` is the next one).
+    """
+
+    model_type = "qwen"
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 (the library's protocol)
+
+    vocab_size: int = 151936
+    hidden_size: int = 4096
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    kv_channels: int = 128  # width of a head
+    intermediate_size: int = 22016  # of w1 and w2 together
+    layer_norm_epsilon: float = 1e-6
+    initializer_range: float = 0.02
+    max_position_embeddings: int = 8192
+    seq_length: int = 2048  # tokens the model was trained on; dynamic NTK and log-n begin beyond
+    rotary_pct: float = 1.0
+    rotary_emb_base: float | int = 10000
+    use_dynamic_ntk: bool = True
+    use_logn_attn: bool = True
+    no_bias: bool = True
+    tie_word_embeddings: bool = False
+    use_cache: bool = True
+    audio: dict[str, Any] | None = None
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+
+    @property
+    def head_dim(self) -> int:
+        """Width of an attention head."""
+        return self.kv_channels
+
+    @property
+    def num_key_value_heads(self) -> int:
+        """As many as query heads: Qwen-7B has no grouped queries."""
+        return self.num_attention_heads
+
+    @property
+    def audio_end_id(self) -> int:
+        """The token `</audio>`."""
+        return int(self.encoder["audio_start_id"]) + 1
+
+    @property
+    def encoder(self) -> dict[str, Any]:
+        """`audio`, checked. Raises `ModelError` for a configuration that is not of Qwen-Audio."""
+        where = f"{self.name_or_path or 'config.json'}"
+        if not isinstance(self.audio, dict):
+            raise ModelError(f'{where}: config.json has no "audio": this is Qwen without ears, not Qwen-Audio')
+        missing = [key for key in AUDIO if key not in self.audio]
+        if missing:
+            raise ModelError(f"{where}: config.json: audio.{missing[0]} is missing; remedy: fetch the checkpoint again")
+        if not self.audio.get("avg_pool", True) or not self.audio.get("add_audio_bos_eos_token", True):
+            raise ModelError(f"{where}: config.json: audio.avg_pool and audio.add_audio_bos_eos_token must be true")
+        if self.audio["output_dim"] != self.hidden_size:
+            raise ModelError(
+                f"{where}: config.json: audio.output_dim {self.audio['output_dim']} != hidden_size {self.hidden_size}"
+            )
+        if self.kv_channels * self.num_attention_heads != self.hidden_size:
+            raise ModelError(
+                f"{where}: config.json: {self.num_attention_heads} heads of kv_channels {self.kv_channels} do not make "
+                f"hidden_size {self.hidden_size}"
+            )
+        return self.audio
