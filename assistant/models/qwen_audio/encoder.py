@@ -14,16 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from assistant.models.qwen_audio.configuration import QwenAudioConfig
-
-
-def encoder_frames(mel_frames: int) -> int:
-    """Frames after the second convolution, which strides by two."""
-    return (mel_frames + 1) // 2
-
-
-def audio_tokens(mel_frames: int) -> int:
-    """Embeddings of a clip; the pooling drops an odd last frame. The two boundaries come on top."""
-    return encoder_frames(mel_frames) // 2
+from assistant.models.qwen_audio.mel import audio_tokens, encoder_frames
 
 
 class SelfAttention(nn.Module):
