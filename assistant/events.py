@@ -254,5 +254,23 @@ class Log:
     rule: str = ""
 
 
-Action = Publish | Log
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A rule asks the audio language model about the clip of an event; its other actions wait for the answer.
+
+    Give it back with the answer to `Rules.answered`.
+    """
+
+    rule: str
+    event: Event
+    prompt: str | None  # None: describe what is heard
+    name: str  # of the answer, for the templates of the actions that wait
+    within: float  # seconds; after that nobody waits for the answer
+    choices: tuple[str, ...] = ()  # the answer is one of these; empty: any text
+    max_tokens: int = 64
+    step: int = 0  # which of the rule's actions this is
+    values: Mapping[str, Any] = field(default_factory=dict)  # what the templates of the actions that wait see
+
+
+Action = Publish | Log | Ask
 Fact = Event | RoomChanged | LevelMeasured | HealthMeasured

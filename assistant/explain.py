@@ -85,6 +85,8 @@ def describe(rule: Rule) -> str:
         condition += " between {} and {}".format(*str(when.between).split("-"))
     if when.days:
         condition += f" on {_DAYS.get(when.days) or _either(when.days)}"
+    if rule.unconfirmed:
+        condition += ", even if only the audio language model hears it"
     actions = ", then ".join(_deed(action) for action in rule.do)
     pause = f" (not again for {span_of(rule.cooldown)})" if rule.cooldown else ""
     return f"When {condition}, {actions}{pause}."
@@ -128,6 +130,12 @@ def _how(when: When, verb: str, passive: str) -> str:
 
 
 def _deed(action: Do) -> str:
+    if action.question is not None:
+        patience = f"(answers.{action.question.name}, at most {span_of(action.question.within)})"
+        if action.ask is None:
+            return f"describe what is heard {patience}"
+        choices = f" for {_either([_shown(choice) for choice in action.ask.choices])}" if action.ask.choices else ""
+        return f"ask {_shown(action.ask.prompt)}{choices} {patience}"
     if action.publish is None:
         return f"log {_shown(action.log or '')}"
     publish = action.publish
@@ -289,19 +297,60 @@ def _odd(when: When) -> Found:
 def _actions(name: str, rule: Rule, config: Config) -> Found:
     """What is wrong with the actions, tried on an event of the kind that the rule waits for."""
     rooms = rule.when.room or tuple(config.rooms) or ("home",)
+    silent = _silenced(rule, config)
     for index, action in enumerate(rule.do):
-        place = ("do", index, "publish", "payload") if action.publish else ("do", index, "log")
-        source = action.publish.payload if action.publish else action.log or ""
+        place, source = _template_of(action, index)
         template = Template(source, FIELDS, "the template")
+        if action.question is not None and action.question.name in silent:
+            yield (
+                ("do", index),
+                f"answers.{action.question.name} stays without a value while privacy.transcripts is off, since it is "
+                "about speech; give choices to ask",
+            )
         hidden = sorted((template.names & set(PRIVATE_FIELDS)) | set(PRIVATE_ATTRIBUTE.findall(source)))
         if hidden and not config.privacy.transcripts:
             yield place, f"no value for {' and '.join(hidden)} while privacy.transcripts is off"
-        try:
-            template.render(_sample(name, rule.when, rooms[0], config))
-        except AssistantError as error:
-            yield place, f"{error}, when tried on an event of its kind"
+        yield from ((place, problem) for problem in _tried(template, _sample(name, rule.when, rooms[0], config), rule))
         if action.publish:
             yield from _topics(action.publish, index, rule.when, rooms, config)
+
+
+def _template_of(action: Do, index: int) -> tuple[tuple[str | int, ...], str]:
+    """Place and text of the action's template."""
+    if action.publish:
+        return ("do", index, "publish", "payload"), action.publish.payload
+    if action.question is not None:
+        return ("do", index, "ask", "prompt"), action.ask.prompt if action.ask else ""
+    return ("do", index, "log"), action.log or ""
+
+
+def _silenced(rule: Rule, config: Config) -> set[str]:
+    """The answers that are private: free ones about speech."""
+    if not rule.when.is_speech or config.privacy.transcripts:
+        return set()
+    return {
+        action.question.name
+        for action in rule.do
+        if action.question is not None and not (action.ask and action.ask.choices)
+    }
+
+
+def _tried(template: Template, values: dict[str, object], rule: Rule) -> Iterator[str]:
+    """What goes wrong with a template: with answers, and without."""
+    said: dict[str, str | None] = {
+        action.question.name: (action.ask.choices[0] if action.ask and action.ask.choices else "A dog barks.")
+        for action in rule.do
+        if action.question is not None
+    }
+    cases: list[tuple[dict[str, str | None], str]] = [(said, "when tried on an event of its kind")]
+    if template.members("answers") or "answers" in template.names:
+        cases.append((dict.fromkeys(said, None), "when the model gives no answer"))
+    for answers, when in cases:
+        try:
+            template.render({**values, "answers": answers})
+        except AssistantError as error:
+            yield f"{error}, {when}"
+            return
 
 
 def _topics(publish: PublishAction, index: int, when: When, rooms: Sequence[str], config: Config) -> Found:

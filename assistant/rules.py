@@ -27,7 +27,7 @@ from pydantic import (
 )
 
 from assistant.errors import AssistantError, ConfigurationError
-from assistant.events import Action, Event, Log, Presence, Publish, RoomChanged, State
+from assistant.events import Action, Ask, Event, Log, Presence, Publish, RoomChanged, State
 from assistant.settings import Settings
 from assistant.templates import Template
 
@@ -38,12 +38,17 @@ WHOLE_TEXT = 1_000  # characters of an utterance that rules look at: bounds what
 REGEX_LIMIT = 500  # characters of a regular expression
 OPEN_LIMIT = 1_000  # sounds that one rule follows at once; the oldest is forgotten
 TOPIC_LIMIT = 65_535  # bytes, MQTT 5.0 section 1.5.4
-ACTIONS = ("publish", "log")
+ANSWER_LIMIT = 1_000  # characters of an answer that templates see
+DESCRIBE_TOKENS = 64  # longest description
+CHOICE_LIMIT = 100  # characters of a choice
+ACTIONS = ("publish", "log", "ask", "describe")
 
 PRIVATE_FIELDS = ("text", "words", "caption")  # None in templates unless `privacy.transcripts` is on
 TOPIC_FIELDS = frozenset({"room", "event_type", "kind", "state", "language"})  # never what somebody said
-FIELDS = frozenset(Event.__dataclass_fields__) | {
+EVENT_FIELDS = tuple(name for name in Event.__dataclass_fields__ if name != "witnessed")
+FIELDS = frozenset(EVENT_FIELDS) | {
     "event",  # all of the event
+    "answers",  # by name, what `ask` and `describe` of this rule were told; null: no answer
     "room_name",
     "rule",  # name of the rule
     "times",  # how often it was heard, for a rule with `times`
@@ -68,6 +73,8 @@ _DISJOINT = (
     {r"\d", r"\W"},
     {" ", r"\w"},
 )
+_CONTROL_TOKEN = re.compile(r"<\|[^<>|]*\|>")
+_JOINERS = "\u200c\u200d"  # format characters that words of some scripts and emoji need
 _SCRIPT_WITHOUT_SPACES = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 
 
@@ -238,6 +245,32 @@ TextTemplate = Annotated[str, AfterValidator(_refusal_as_value_error(_check_temp
 TopicTemplate = Annotated[str, AfterValidator(_refusal_as_value_error(_check_topic))]
 
 
+def _answer_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name):
+        raise ValueError(f'"{name}" cannot name an answer: use a-z, 0-9 and _, a letter first')
+    if hasattr(dict, name):
+        raise ValueError(f'"{name}" cannot name an answer, templates know it as something else; choose another')
+    return name
+
+
+def _choices(choices: tuple[str, ...]) -> tuple[str, ...]:
+    for choice in choices:
+        if not choice.strip() or len(choice) > CHOICE_LIMIT or clean(choice) != choice:
+            raise ValueError(f"a choice is 1 to {CHOICE_LIMIT} plain characters, not {choice[:CHOICE_LIMIT]!r}")
+    if len(set(choices)) < len(choices):
+        raise ValueError("a choice stands twice; remove one")
+    return choices
+
+
+def _empty(value: object) -> object:
+    return {} if value is None else value
+
+
+AnswerName = Annotated[str, AfterValidator(_answer_name)]
+Choices = Annotated[tuple[str, ...], Field(min_length=2, max_length=50), AfterValidator(_choices)]
+Patience = Annotated[Seconds, Field(le=600)]
+
+
 class When(Settings):
     """What must be heard. Everything that is given must hold; of a list, one."""
 
@@ -288,11 +321,37 @@ class PublishAction(Settings):
     retain: bool = False
 
 
+class DescribeAction(Settings):
+    """The audio language model describes the clip of the event."""
+
+    name: AnswerName = Field(
+        default="caption", alias="as", description="later actions of the rule read it as answers.<name>"
+    )
+    within: Patience = Field(default=20.0, description="after so long the rule goes on without the answer")
+
+
+class AskAction(Settings):
+    """The audio language model is asked about the clip of the event."""
+
+    prompt: TextTemplate = Field(min_length=1, description="the question, a Jinja2 template")
+    name: AnswerName = Field(alias="as", description="later actions of the rule read it as answers.<name>")
+    within: Patience = Field(default=20.0, description="after so long the rule goes on without the answer")
+    choices: Choices | None = Field(default=None, description="the answer is one of these; any text if left out")
+    max_tokens: int = Field(default=64, ge=1, le=256, description="longest answer, about four letters a token")
+
+
 class Do(Settings):
     """One action: the name of its kind and what it needs."""
 
     publish: PublishAction | None = None
     log: TextTemplate | None = None
+    ask: AskAction | None = None
+    describe: Annotated[DescribeAction, BeforeValidator(_empty)] | None = None
+
+    @property
+    def question(self) -> AskAction | DescribeAction | None:
+        """What it asks the audio language model."""
+        return self.ask or self.describe
 
     @model_validator(mode="before")
     @classmethod
@@ -307,11 +366,11 @@ class Do(Settings):
                 raise ValueError(f'there is no action "{kind}" in this version; there are {kinds}')
         if len(value) != 1:
             raise ValueError(f"each action is an item of its own with exactly one of {kinds}")
-        return value
+        return {"describe": {}} if value == {"describe": None} else value
 
     @model_validator(mode="after")
     def _filled(self) -> Do:
-        if self.publish is None and self.log is None:
+        if self.publish is None and self.log is None and self.question is None:
             raise ValueError("the action is empty")
         return self
 
@@ -334,6 +393,41 @@ class Rule(Settings):
     when: When
     do: Annotated[tuple[Do, ...], BeforeValidator(_actions)] = Field(min_length=1, json_schema_extra=_one_or_more)
     cooldown: Seconds | None = Field(default=None, description="after it fired it does not fire again for so long")
+    unconfirmed: bool = Field(
+        default=False,
+        description="true: fires also on what only an audio language model heard, without a tagger or recogniser",
+    )
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The names of all answers, in order."""
+        return tuple(action.question.name for action in self.do if action.question is not None)
+
+    @model_validator(mode="after")
+    def _asks_first(self) -> Rule:
+        """An answer has one name, is used after it was asked for, and is about something that was heard."""
+        known: list[str] = []
+        for number, action in enumerate(self.do, 1):
+            for name in _answers_used(action):
+                if name not in known:
+                    only = f"; there are {', '.join(known)}" if known else ""
+                    raise ValueError(
+                        f"action {number} uses answers.{name}, which no ask or describe before it gives{only}"
+                    )
+            if action.question is None:
+                continue
+            if action.question.name in known:
+                raise ValueError(f'two answers have the name "{action.question.name}"; give one another with as')
+            if self.when.absent is not None:
+                raise ValueError("absent hears nothing that could be asked about; remove ask and describe")
+            known.append(action.question.name)
+        return self
+
+
+def _answers_used(action: Do) -> frozenset[str]:
+    """The answers that an action's templates name."""
+    source = action.publish.payload if action.publish else action.ask.prompt if action.ask else action.log
+    return Template(source, FIELDS).members("answers") if source else frozenset()
 
 
 def _unique_names(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
@@ -479,13 +573,27 @@ class _Watch:
     hits: deque[float] = with_default(default_factory=deque)
     away: set[str] = with_default(default_factory=set)  # rooms that cannot hear
 
+    def waits_for(self, event: Event, text: str | None, now: float) -> bool:
+        """Whether the event is what the rule names, in the state and at the time that it names."""
+        when = self.rule.when
+        wanted = when.state or (State.HEARD if when.is_speech else State.STARTED)
+        return event.state == wanted and matches(when, event, text) and self.hours.hold(now)
+
+    def doubts(self, event: Event) -> bool:
+        """Whether the rule must not act on this event, since only an audio language model heard it.
+
+        The end of a sound that it follows is believed, and so is a sound that disproves an absence: nothing is done.
+        """
+        when = self.rule.when
+        followed = when.lasting is not None and event.state is State.ENDED
+        return not (event.witnessed or self.rule.unconfirmed or followed or when.absent is not None)
+
     def feed(self, event: Event, text: str | None, now: float) -> Iterator[_Firing]:
         when = self.rule.when
         if when.lasting is not None or when.absent is not None:
             yield from self._follow(event, text, now)
             return
-        wanted = when.state or (State.HEARD if when.is_speech else State.STARTED)
-        if event.state != wanted or not matches(when, event, text) or not self.hours.hold(now):
+        if not self.waits_for(event, text, now):
             return
         if when.times is None or when.within is None:
             yield _Firing(event)
@@ -515,7 +623,7 @@ class _Watch:
             if event.state is State.STARTED:
                 while len(self.open) >= OPEN_LIMIT:
                     self.open.pop(next(iter(self.open)))
-                heard_for = min(max(event.heard_at - event.offset, 0.0), 60.0)
+                heard_for = max(0.0, min(60.0, event.heard_at - event.offset))
                 self.open[event.id] = _Open(event, now - heard_for)
 
     def presence(self, changed: RoomChanged, now: float) -> None:
@@ -572,7 +680,7 @@ class _Watch:
 
 
 class Rules:
-    """All rules of the house. `fired`, `failed` and `refused` count by rule name since the start."""
+    """All rules of the house. `fired`, `failed` and the other counters count by rule name since the start."""
 
     def __init__(
         self,
@@ -589,6 +697,8 @@ class Rules:
         self.fired: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()  # templates that did not render
         self.refused: Counter[str] = Counter()  # topics that no broker takes
+        self.doubted: Counter[str] = Counter()  # events that only an audio language model heard
+        self.unanswered: Counter[str] = Counter()  # questions without an answer
         self._transcripts = transcripts
         self._rooms = dict(rooms or {})
         self._timezone = timezone
@@ -597,6 +707,7 @@ class Rules:
             _Watch(name, rule, Hours(rule.when.between, rule.when.days, timezone))
             for name, rule in zip(names_of(rules), rules, strict=True)
         ]
+        self._rules = {watch.name: watch.rule for watch in self._watches}
         self._templates: dict[str, list[tuple[Template, Template | None]]] = {
             watch.name: [_compile(watch.name, action) for action in watch.rule.do] for watch in self._watches
         }
@@ -606,8 +717,34 @@ class Rules:
         actions = self.tick(now)
         heard = event.text if text is None else text
         for watch in self._watches:
-            actions += self._fire(watch, watch.feed(event, heard, now), now)
+            if watch.doubts(event):
+                self._doubt(watch, event, heard, now)
+            else:
+                actions += self._fire(watch, watch.feed(event, heard, now), now)
         return actions
+
+    def answered(self, ask: Ask, answer: str | None) -> list[Action]:
+        """The rest of the rule's actions, now that its question has an answer; None: there is none."""
+        answer = clean(answer or "") or None
+        if ask.choices and answer not in ask.choices:
+            answer = None
+        if answer is None:
+            self.unanswered[ask.rule] += 1
+        return self._perform(ask.rule, ask.step + 1, ask.event, _with_answer(ask.values, ask.name, answer))
+
+    def _doubt(self, watch: _Watch, event: Event, text: str | None, now: float) -> None:
+        if not watch.waits_for(event, text, now):
+            return
+        self.doubted[watch.name] += 1
+        if self.doubted[watch.name] == 1:
+            log.info(
+                "rule %r does not act on %s in %s, which only %s heard (told once; unconfirmed: true in the rule "
+                "lets it)",
+                watch.name,
+                event.event_type,
+                event.room,
+                event.model or "the audio language model",
+            )
 
     def tick(self, now: float) -> list[Action]:
         """The actions that are due because time passed."""
@@ -643,25 +780,72 @@ class Rules:
                 continue
             watch.quiet_until = now + (watch.rule.cooldown or 0.0)
             self.fired[watch.name] += 1
-            values = self._values(watch, firing, now)
-            for action, templates in zip(watch.rule.do, self._templates[watch.name], strict=True):
-                if (request := self._request(watch.name, action, templates, values)) is not None:
-                    actions.append(request)
+            actions += self._perform(watch.name, 0, firing.event, self._values(watch, firing, now))
         return actions
+
+    def _perform(self, name: str, first: int, event: Event | None, values: Mapping[str, Any]) -> list[Action]:
+        """The rule's actions from `first` on, up to and with the first question; the rest wait for its answer."""
+        actions: list[Action] = []
+        for step, action in enumerate(self._rules[name].do[first:], first):
+            templates = self._templates[name][step]
+            if action.question is None:
+                if (request := self._request(name, action, templates, values)) is not None:
+                    actions.append(request)
+            elif (question := self._ask(name, step, event, values)) is not None:
+                return [*actions, question]
+            else:
+                self.unanswered[name] += 1
+                values = _with_answer(values, action.question.name, None)
+        return actions
+
+    def _ask(self, name: str, step: int, event: Event | None, values: Mapping[str, Any]) -> Ask | None:
+        """The question of the action at `step`; None when it may not or cannot be asked.
+
+        A free answer about speech could be what was said, so it follows `privacy.transcripts`; choices are the user's
+        own words, and tell no more than that a rule matched.
+        """
+        action = self._rules[name].do[step]
+        if event is None or action.question is None:
+            return None
+        choices = (action.ask.choices if action.ask is not None else None) or ()
+        if event.kind == "speech" and not choices and not self._transcripts:
+            if not self.unanswered[name]:
+                log.info("rule %r asks nothing about speech while privacy.transcripts is off (told once)", name)
+            return None
+        prompt = None
+        if action.ask is not None and (prompt := self._rendered(name, self._templates[name][step][0], values)) is None:
+            return None
+        return Ask(
+            rule=name,
+            event=event,
+            prompt=prompt,
+            name=action.question.name,
+            within=action.question.within,
+            choices=choices,
+            max_tokens=action.ask.max_tokens if action.ask is not None else DESCRIBE_TOKENS,
+            step=step,
+            values=values,
+        )
+
+    def _rendered(self, name: str, template: Template, values: Mapping[str, Any]) -> str | None:
+        try:
+            return template.render(values)
+        except AssistantError as error:
+            self.failed[name] += 1
+            if self.failed[name] == 1:
+                log.warning("%s (later failures are only counted)", error)
+            return None
 
     def _request(
         self, name: str, action: Do, templates: tuple[Template, Template | None], values: Mapping[str, Any]
     ) -> Action | None:
         message, topic_template = templates
-        try:
-            payload = message.render(values)
-            if action.publish is None:
-                return Log(" ".join(payload.split()), rule=name)
-            topic = action.publish.topic if topic_template is None else topic_template.render(values)
-        except AssistantError as error:
-            self.failed[name] += 1
-            if self.failed[name] == 1:
-                log.warning("%s (later failures are only counted)", error)
+        if (payload := self._rendered(name, message, values)) is None:
+            return None
+        if action.publish is None:
+            return Log(" ".join(payload.split()), rule=name)
+        topic = action.publish.topic if topic_template is None else self._rendered(name, topic_template, values)
+        if topic is None:
             return None
         if problem := topic_problem(topic):
             self.refused[name] += 1
@@ -679,6 +863,7 @@ class Rules:
         return {
             **event,
             "event": event,
+            "answers": dict.fromkeys(watch.rule.answers),
             "room_name": self._rooms.get(event["room"] or "", event["room"]),
             "rule": watch.name,
             "times": firing.times,
@@ -686,6 +871,17 @@ class Rules:
             "date": local.strftime("%Y-%m-%d"),
             "time": local.strftime("%H:%M"),
         }
+
+
+def _with_answer(values: Mapping[str, Any], name: str, answer: str | None) -> dict[str, Any]:
+    return {**values, "answers": {**values["answers"], name: answer}}
+
+
+def clean(answer: str) -> str:
+    """An answer as one line of plain text of bounded length, without control tokens and control characters."""
+    plain = " ".join(answer[: 4 * ANSWER_LIMIT].split())
+    kept = (sign for sign in plain if sign in _JOINERS or not unicodedata.category(sign).startswith("C"))
+    return " ".join(_CONTROL_TOKEN.sub(" ", "".join(kept)).split())[:ANSWER_LIMIT].strip()
 
 
 def visible(event: Event, *, transcripts: bool) -> dict[str, Any]:
@@ -704,7 +900,7 @@ def absence(when: When) -> dict[str, Any]:
     """What templates see as the event when nothing was heard: little but what was waited for."""
     known = {"room": when.room, "event_type": when.sound, "label": when.label}
     return {
-        **dict.fromkeys(Event.__dataclass_fields__),
+        **dict.fromkeys(EVENT_FIELDS),
         **{key: names[0] for key, names in known.items() if names and len(names) == 1 and names[0] != ANY},
         "kind": "speech" if when.is_speech else "sound",
         "state": "absent",
@@ -712,7 +908,10 @@ def absence(when: When) -> dict[str, Any]:
 
 
 def _compile(name: str, action: Do) -> tuple[Template, Template | None]:
-    """The templates of payload (or message) and topic. Raises `ConfigurationError`."""
+    """The templates of payload (or message, or prompt) and topic. Raises `ConfigurationError`."""
+    if action.question is not None:
+        prompt = action.ask.prompt if action.ask is not None else ""
+        return Template(prompt, FIELDS, f"rule {name!r}: prompt"), None
     if action.publish is None:
         return Template(action.log or "", FIELDS, f"rule {name!r}: log"), None
     topic = action.publish.topic

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, nodes, pass_context
@@ -281,6 +281,7 @@ class Template:
             )
         try:
             tree = _ENVIRONMENT.parse(source)
+            self._members = frozenset(_members(tree))
             tree = _Limiter().visit(tree)
             self.names = frozenset(find_undeclared_variables(tree)) - {"range"}
             self.literals = tuple(data.data for data in tree.find_all(nodes.TemplateData))
@@ -294,6 +295,10 @@ class Template:
         if unknown := sorted(self.names - set(fields)):
             raise ConfigurationError(f"{place}: unknown field {unknown[0]!r}; there are {', '.join(sorted(fields))}")
 
+    def members(self, field: str) -> frozenset[str]:
+        """What the template takes out of a field by name, as in `field.name` and `field["name"]`; methods left out."""
+        return frozenset(name for owner, name in self._members if owner == field)
+
     def render(self, values: Mapping[str, Any]) -> str:
         """The text for `values` (plain texts, numbers, lists and mappings). Raises `AssistantError`."""
         parts: list[str] = []
@@ -305,6 +310,16 @@ class Template:
         except Exception as error:  # any Python error can come out of an expression on unexpected values
             raise AssistantError(f"{self.place}: {_say(error)}") from None
         return "".join(parts)
+
+
+def _members(tree: nodes.Template) -> Iterator[tuple[str, str]]:
+    """Name of a variable and of what is taken out of it, wherever that is plain to see."""
+    for node in tree.find_all((nodes.Getattr, nodes.Getitem)):
+        match node:
+            case nodes.Getattr(node=nodes.Name(name=owner), attr=name) if name not in METHODS:
+                yield owner, name
+            case nodes.Getitem(node=nodes.Name(name=owner), arg=nodes.Const(value=str(name))):
+                yield owner, name
 
 
 def _say(error: Exception) -> str:

@@ -36,6 +36,11 @@ def warned(rule: str, house: str = HOUSE) -> list[str]:
         ("when: {speech: good night, language: en}, do: {log: x}", 'When "good night" is said in the language en, log'),
         ("when: {speech: any, room: [kitchen, garden]}, do: {log: x}", "When anything is said in kitchen or garden, log"),
         ("when: {speech: any, absent: 1 h}, do: {log: x}", "When nothing was said for 1 h, log"),
+        (
+            "when: {sound: cat}, unconfirmed: true, do: [{ask: {prompt: \"Hungry?\", as: h, choices: [yes, no]}}, {describe: {within: 90}}]",
+            'When cat starts, even if only the audio language model hears it, ask "Hungry?" for "yes" or "no" (answers.h, at '
+            "most 20 s), then describe what is heard (answers.caption, at most 90 s).",
+        ),
         ("when: {regex: a.b}, do: [{log: x}, {log: y}]", 'When something like /a.b/ is said, log "x", then log "y".'),
     ],
 )  # fmt: skip
@@ -96,6 +101,19 @@ def test_an_english_model_hears_no_japanese() -> None:
     [
         ('{log: "{{ text }}"}', "no value for text while privacy.transcripts is off"),
         ('{log: "{{ event.words }}"}', "no value for words while privacy.transcripts is off"),
+        (
+            "[{ask: {prompt: What was said, as: w}}, {log: x}]",
+            "answers.w stays without a value while privacy.transcripts is",
+        ),
+        ("[{describe: {as: w}}, {log: x}]", "answers.w stays without a value while privacy.transcripts is"),
+        (
+            "[{ask: {prompt: x, as: w, choices: [a, b]}}, {log: '{{ answers.w.upper() }}'}]",
+            "has no attribute 'upper', when the model gives no answer",
+        ),
+        (
+            "[{ask: {prompt: '{{ label.nosuch }}', as: w, choices: [a, b]}}, {log: x}]",
+            "has no attribute 'nosuch', when tried",
+        ),
         ('{log: "{{ label.nosuch }}"}', "has no attribute 'nosuch', when tried on an event of its kind"),
         (
             "{publish: {topic: homeassistant/x/config, payload: x}}",
@@ -124,6 +142,8 @@ def test_doubtful_actions_are_warnings(do: str, warning: str) -> None:
         "{when: {sound: any, absent: 5}, do: {log: '{{ lasted | round }} {{ room_name }}'}}",
         "{when: {sound: cat}, do: {publish: {topic: 'kikimimi/{{ room }}/say', payload: x}}}",
         "{when: {sound: cat}, do: {publish: {topic: kikimimi2/status, payload: x}}}",
+        "{when: {sound: cat}, do: [{describe: {}}, {log: '{{ answers.caption | upper }} {{ answers.get(\"caption\") }}'}]}",
+        "{when: {speech: any}, do: [{ask: {prompt: x, as: w, choices: [a, b]}}, {log: '{{ answers.w }}'}]}",
     ],
 )
 def test_what_works_is_no_warning(rule: str) -> None:

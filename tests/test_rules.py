@@ -1,6 +1,7 @@
 """Rules fire when they should, once, in time, and never raise on any event."""
 
 import logging
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
@@ -10,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from assistant.events import Event, Log, Presence, Publish, RoomChanged, State, Word
-from assistant.rules import Hours, Rule, Rules, Span, duration, fold, says, topic_problem
+from assistant.events import Ask, Event, Log, Presence, Publish, RoomChanged, State, Word
+from assistant.rules import ANSWER_LIMIT, Hours, Rule, Rules, Span, clean, duration, fold, says, topic_problem
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC).timestamp()  # a Monday
 HOUR = 3600.0
@@ -156,8 +157,8 @@ def test_takes_usual_regular_expressions(pattern: str) -> None:
     ("do", "reason"),
     [
         ([], "at least 1"),
-        ([{"say": "hi"}], 'no action "say" in this version; there are publish, log'),
-        ([{"log": "x", "publish": {"topic": "a", "payload": "b"}}], "exactly one of publish, log"),
+        ([{"say": "hi"}], 'no action "say" in this version; there are publish, log, ask, describe'),
+        ([{"log": "x", "publish": {"topic": "a", "payload": "b"}}], "exactly one of publish, log, ask, describe"),
         (["log"], "an action is one of"),
         ([{"log": None}], "empty"),
         ([{"publish": {"topic": "a/#", "payload": "x"}}], "wildcard #"),
@@ -170,6 +171,22 @@ def test_takes_usual_regular_expressions(pattern: str) -> None:
         ([{"publish": {"topic": "a", "payload": "{{ nosuch }}"}}], "unknown field 'nosuch'"),
         ([{"publish": {"topic": "a", "payload": "{{ "}}], "unexpected"),
         ([{"publish": {"topic": "a", "payload": "x", "qos": 3}}], "0, 1 or 2"),
+        ([{"publish": {"topic": "a/{{ answers.x }}", "payload": "x"}}], "unknown field 'answers'"),
+        ([{"ask": {"prompt": "a", "as": "x"}}, {"log": "{{ answers.y }}"}], "action 2 uses answers.y.*there are x"),
+        ([{"log": "{{ answers.x }}"}, {"ask": {"prompt": "a", "as": "x"}}], "action 1 uses answers.x, which no ask"),
+        ([{"ask": {"prompt": "{{ answers['x'] }}", "as": "x"}}], "action 1 uses answers.x"),
+        ([{"ask": {"prompt": "a"}}], "as"),
+        ([{"ask": {"as": "a"}}], "prompt"),
+        ([{"ask": {"prompt": "", "as": "x"}}], "at least 1 character"),
+        ([{"ask": {"prompt": "a", "as": "X y"}}], "cannot name an answer"),
+        ([{"ask": {"prompt": "a", "as": "items"}}], "templates know it as something else"),
+        ([{"ask": {"prompt": "a", "as": "caption"}}, {"describe": None}], 'two answers have the name "caption"'),
+        ([{"ask": {"prompt": "a", "as": "x", "choices": ["a"]}}], "at least 2"),
+        ([{"ask": {"prompt": "a", "as": "x", "choices": ["a", "a"]}}], "stands twice"),
+        ([{"ask": {"prompt": "a", "as": "x", "choices": ["a", "b\n"]}}], "plain characters"),
+        ([{"ask": {"prompt": "a", "as": "x", "within": "11 min"}}], "less than or equal to 600"),
+        ([{"ask": {"prompt": "a", "as": "x", "max_tokens": 257}}], "less than or equal to 256"),
+        ([{"describe": {"prompt": "a"}}], "prompt"),
     ],
 )
 def test_refuses_actions(do: Any, reason: str) -> None:
@@ -445,6 +462,175 @@ def test_a_text_says_its_own_words(before: str, phrase: str) -> None:
         assert says(f"{before} {phrase}", phrase)
 
 
+# --- the language model's word --------------------------------------------------------------------------------------
+
+
+def hearsay(event: Event) -> Event:
+    return replace(event, witnessed=False, model="qwen-audio-chat")
+
+
+def test_does_not_act_on_the_language_models_word_alone(caplog: pytest.LogCaptureFixture) -> None:
+    rules = house(rule({"sound": "dog_bark"}, name="dog"), rule({"sound": "cat"}, name="cat"))
+    with caplog.at_level(logging.INFO):
+        for _ in range(3):
+            assert rules.feed(hearsay(sound()), NOON) == []
+    assert rules.doubted == {"dog": 3}  # and not the cat, of which nothing was heard
+    assert rules.fired == {}
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("rule 'dog' does not act on dog_bark in kitchen, which only qwen-audio-chat heard")
+    assert rules.feed(sound(), NOON)
+
+
+@pytest.mark.parametrize(
+    ("when", "event"),
+    [
+        ({"sound": "dog_bark"}, sound()),
+        ({"sound": "dog_bark", "state": "ended"}, sound(state=State.ENDED)),
+        ({"speech": "any"}, speech("hello")),
+        ({"sound": "dog_bark", "times": 1, "within": 5}, sound()),
+    ],
+)
+def test_acts_on_the_language_models_word_where_a_rule_says_so(when: dict[str, Any], event: Event) -> None:
+    assert not house(rule(when)).feed(hearsay(event), NOON)
+    assert house(rule(when, unconfirmed=True)).feed(hearsay(event), NOON)
+
+
+def test_a_sound_that_only_the_language_model_heard_does_not_last() -> None:
+    rules = house(rule({"sound": "dog_bark", "lasting": 60}))
+    rules.feed(hearsay(sound()), NOON)
+    assert rules.next_deadline() is None
+    assert rules.doubted == {"rule 1": 1}
+    # but the end of one that was witnessed is believed, whoever says so
+    rules.feed(sound(), NOON)
+    rules.feed(hearsay(sound(state=State.ENDED, duration=5.0)), NOON + 5)
+    assert rules.next_deadline() is None
+    assert not rules.tick(NOON + 100)
+
+
+def test_the_language_model_alone_can_disprove_an_absence() -> None:
+    rules = house(rule({"sound": "dog_bark", "absent": 60}))
+    rules.feed(hearsay(sound(state=State.STARTED)), NOON + 59)
+    rules.feed(hearsay(sound(state=State.ENDED, duration=1.0)), NOON + 60)
+    assert not rules.tick(NOON + 61)
+    assert rules.tick(NOON + 120)
+
+
+# --- questions --------------------------------------------------------------------------------------------------------
+
+MOOD = {"ask": {"prompt": "Is {{ label }} in {{ room }} calm?", "as": "mood", "choices": ["calm", "angry"]}}
+
+
+def only_question(actions: list[Any]) -> Ask:
+    assert isinstance(actions[-1], Ask)
+    assert not any(isinstance(action, Ask) for action in actions[:-1])
+    return actions[-1]
+
+
+def test_asks_and_goes_on_with_the_answer() -> None:
+    rules = house(
+        rule(
+            {"sound": "dog_bark"},
+            do=[{"log": "first"}, MOOD, {"log": "{{ answers.mood }}"}, {"describe": None}, {"log": "{{ answers }}"}],
+            name="dog",
+        )
+    )
+    actions = rules.feed(sound(), NOON)
+    ask = only_question(actions)
+    assert logged(actions[:-1]) == ["first"]
+    assert (ask.rule, ask.prompt, ask.name, ask.choices) == (
+        "dog",
+        "Is Bark in kitchen calm?",
+        "mood",
+        ("calm", "angry"),
+    )
+    assert (ask.within, ask.max_tokens, ask.event) == (20.0, 64, sound())
+    actions = rules.answered(ask, "angry")
+    assert logged(actions[:-1]) == ["angry"]
+    caption = only_question(actions)
+    assert (caption.prompt, caption.name) == (None, "caption")
+    assert logged(rules.answered(caption, "A dog\nbarks.")) == ['{"mood": "angry", "caption": "A dog barks."}']
+    assert rules.fired == {"dog": 1}
+    assert rules.unanswered == {}
+
+
+@pytest.mark.parametrize("answer", [None, "", "  ", "<|im_end|>", "furious"])
+def test_without_an_answer_the_rule_goes_on(answer: str | None) -> None:
+    rules = house(rule({"sound": "dog_bark"}, do=[MOOD, {"log": "{{ answers.mood or 'unknown' }}"}]))
+    assert logged(rules.answered(only_question(rules.feed(sound(), NOON)), answer)) == ["unknown"]
+    assert rules.unanswered == {"rule 1": 1}
+
+
+def test_a_prompt_may_use_an_answer_and_one_that_fails_is_not_asked() -> None:
+    second = {"ask": {"prompt": "Why {{ answers.mood.upper() }}?", "as": "why"}}
+    rules = house(rule({"sound": "dog_bark"}, do=[MOOD, second, {"log": "{{ answers | tojson }}"}]))
+    ask = only_question(rules.answered(only_question(rules.feed(sound(), NOON)), "calm"))
+    assert (ask.prompt, ask.choices) == ("Why CALM?", ())
+    rest = rules.answered(only_question(rules.feed(sound(), NOON)), None)
+    assert logged(rest) == ['{"mood": null, "why": null}']
+    assert rules.failed == {"rule 1": 1}
+
+
+def test_a_free_answer_about_speech_is_private_and_choices_are_not(caplog: pytest.LogCaptureFixture) -> None:
+    free = {"ask": {"prompt": "What was said?", "as": "said"}}
+    spy = rule({"speech": "any"}, do=[free, {"describe": {"as": "scene"}}, MOOD, {"log": "{{ answers | tojson }}"}])
+    rules = house(spy)
+    with caplog.at_level(logging.INFO):
+        ask = only_question(rules.feed(speech("my secret"), NOON))
+    assert ask.name == "mood"
+    assert logged(rules.answered(ask, "calm")) == ['{"said": null, "scene": null, "mood": "calm"}']
+    assert rules.unanswered == {"rule 1": 2}
+    assert "asks nothing about speech while privacy.transcripts is off" in caplog.text
+    assert only_question(house(spy, transcripts=True).feed(speech("my secret"), NOON)).name == "said"
+
+
+def test_a_question_while_a_sound_lasts() -> None:
+    rules = house(rule({"sound": "dog_bark", "lasting": 60}, do=[MOOD, {"log": "{{ answers.mood }} {{ lasted }}"}]))
+    rules.feed(sound(), NOON)
+    assert logged(rules.answered(only_question(rules.tick(NOON + 60)), "calm")) == ["calm 60.0"]
+
+
+def test_absence_cannot_be_asked_about() -> None:
+    with pytest.raises(ValidationError, match="absent hears nothing"):
+        rule({"sound": "dog_bark", "absent": 60}, do=[MOOD])
+
+
+def test_an_answer_never_reaches_a_topic() -> None:
+    rules = house(
+        rule({"sound": "any"}, do=[MOOD, {"publish": {"topic": "a/{{ room }}", "payload": "{{ answers.mood }}"}}])
+    )
+    assert rules.answered(only_question(rules.feed(sound(), NOON)), "angry") == [
+        Publish("a/kitchen", "angry", rule="rule 1")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "plain"),
+    [
+        ("A dog barks.", "A dog barks."),
+        ("two\nlines\t\x00\x1b[31mred", "two lines [31mred"),
+        ("<|startofanalysis|>a dog<|2.33|>", "a dog"),
+        ("<|<|x|>|>", "<| |>"),
+        ("a<\u202e|im_end|>", "a"),
+        ("right\u202eleft", "rightleft"),
+        ("犬が\u3000吠える", "犬が 吠える"),
+        ("👩\u200d🍳", "👩\u200d🍳"),
+        ("x" * 5_000, "x" * ANSWER_LIMIT),
+    ],
+)
+def test_answers_are_plain_text(said: str, plain: str) -> None:
+    assert clean(said) == plain
+
+
+@given(st.text(max_size=2_000))
+def test_a_clean_answer_is_clean(said: str) -> None:
+    answer = clean(said)
+    assert len(answer) <= ANSWER_LIMIT
+    assert answer.isprintable() or set(filter(lambda sign: not sign.isprintable(), answer)) <= {"\u200c", "\u200d"}
+
+
+# --- anything ---------------------------------------------------------------------------------------------------------
+
+
 texts = st.none() | st.text(max_size=50)
 numbers = st.none() | st.floats(allow_nan=True, allow_infinity=True)
 events = st.builds(
@@ -466,6 +652,7 @@ events = st.builds(
     offset=st.floats(),
     heard_at=st.floats(),
     level_dbfs=numbers,
+    witnessed=st.booleans(),
 )
 
 
@@ -480,12 +667,14 @@ def test_no_event_makes_a_rule_raise(heard: list[tuple[Event, float]]) -> None:
         rule({"speech": "any", "times": 2, "within": 5}, do=everything, cooldown=1),
         rule({"regex": "a+.b", "language": "en"}, do=everything),
         rule({"speech": ["おはよう", "good morning"], "room": "kitchen"}, do=everything),
+        rule({"sound": "any"}, do=[{"describe": None}, everything], unconfirmed=True),
         transcripts=True,
     )
     for event, moment in heard:
         for action in rules.feed(event, NOON + moment):
-            if isinstance(action, Publish):
-                assert topic_problem(action.topic) is None
+            rest = rules.answered(action, event.text) if isinstance(action, Ask) else [action]
+            assert not any(isinstance(each, Ask) for each in rest)
+            assert all(topic_problem(each.topic) is None for each in rest if isinstance(each, Publish))
         deadline = rules.next_deadline()
         assert deadline is None or deadline >= NOON + moment
         rules.tick(NOON + moment + 1)

@@ -138,3 +138,8 @@ def test_never_lets_a_python_error_out(source: str) -> None:
     except AssistantError:
         return
     assert len(text) <= LIMIT
+
+
+def test_members_of_a_field_are_known() -> None:
+    source = "{% if a.one %}{{ a['two'] ~ a.get('three') ~ b.four ~ a.five.six ~ a[b.seven] }}{% endif %}"
+    assert Template(source, {"a", "b"}).members("a") == {"one", "two", "five"}
