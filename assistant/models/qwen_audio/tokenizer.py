@@ -28,30 +28,26 @@ _PIECES = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_BEFORE_STAMPS = (
-    "startoftranscript startofanalysis translate transcribe caption keyword "
-    "unknown en zh de es ko fr ja it zh_tr notimestamps sil timestamps"
-).split()
-_AFTER_STAMPS = (
-    "caption_audiocaps caption_clotho audioset_ontology caption_plain itn wo_itn startofentityvalue endofentityvalue "
-    "startofentitytype endofentitytype named_entity_recognition audio_grounding startofword endofword delim "
-    "emotion_recognition music_description note_analysis pitch"
-).split()
-_LAST = (
-    "sonic instrument speaker_meta song_meta question answer choice scene event vocal_classification "
-    "speech_understanding scenario action entities speech_edit"
-).split()
+
+
+def _tags(words: str) -> list[str]:
+    return [f"<|{word}|>" for word in words.split()]
+
 
 STAMPS = tuple(f"<|{hundredths / 100:.2f}|>" for hundredths in range(3001))  # <|0.00|> to <|30.00|>
 AUDIO_TAGS = (
     AUDIO_PAD,
-    *(f"<|{tag}|>" for tag in _BEFORE_STAMPS),
+    *_tags("startoftranscript startofanalysis translate transcribe caption keyword"),
+    *_tags("unknown en zh de es ko fr ja it zh_tr notimestamps sil timestamps"),
     *STAMPS,
-    *(f"<|{tag}|>" for tag in _AFTER_STAMPS),
+    *_tags("caption_audiocaps caption_clotho audioset_ontology caption_plain itn wo_itn"),
+    *_tags("startofentityvalue endofentityvalue startofentitytype endofentitytype named_entity_recognition"),
+    *_tags("audio_grounding startofword endofword delim emotion_recognition music_description note_analysis pitch"),
     *(f"<|midi_pitch_{pitch}|>" for pitch in range(128)),
     "<|velocity|>",
     *(f"<|midi_velocity_{velocity}|>" for velocity in range(128)),
-    *(f"<|{tag}|>" for tag in _LAST),
+    *_tags("sonic instrument speaker_meta song_meta question answer choice scene event vocal_classification"),
+    *_tags("speech_understanding scenario action entities speech_edit"),
     AUDIO_START,
     AUDIO_END,
 )
@@ -85,11 +81,14 @@ class QwenAudioTokenizer:
     def encode(self, text: str, allowed: Collection[str] = ()) -> list[int]:
         """Tokens of `text` in normal form C. Only what `allowed` names is read as a special token: by default nothing.
 
-        For trusted text allow `SPECIAL`; the original allows `AUDIO_TAGS` in what people write.
+        For trusted text allow `SPECIAL`; the original allows `AUDIO_TAGS` in what people write. Raises `ModelError` for
+        text that cannot be cut into words, such as a million spaces.
         """
-        return self._encoding.encode(
-            unicodedata.normalize("NFC", text), allowed_special=frozenset(allowed), disallowed_special=()
-        )
+        normal = unicodedata.normalize("NFC", text)
+        try:
+            return self._encoding.encode(normal, allowed_special=frozenset(allowed), disallowed_special=())
+        except ValueError as error:
+            raise ModelError(f"a text of {len(normal)} characters cannot be tokenised: {error}") from error
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes of one token, perhaps a part of a character. An id that is no token is a replacement character."""

@@ -105,6 +105,12 @@ def test_both_ways_between_ids_and_tokens(tokenizer: QwenAudioTokenizer) -> None
         tokenizer.id_of("two words")
 
 
+def test_text_that_is_none(tokenizer: QwenAudioTokenizer) -> None:
+    assert tokenizer.decode(tokenizer.encode("a\ud800b")) == "a\ufffdb"
+    with pytest.raises(ModelError, match="a text of 1000000 characters cannot be tokenised"):
+        tokenizer.encode(" " * 1_000_000)
+
+
 def test_a_missing_vocabulary(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"qwen\.tiktoken: cannot be read .*remedy"):
         QwenAudioTokenizer.from_pretrained(tmp_path)
