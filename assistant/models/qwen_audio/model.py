@@ -258,8 +258,11 @@ class QwenAudioForConditionalGeneration(QwenAudioPreTrainedModel, GenerationMixi
             if input_ids is None:
                 raise ModelError("neither input_ids nor inputs_embeds was given")
             past = int(past_key_values.get_seq_length()) if past_key_values is not None else 0
-            if prompt_embeds is not None and past < prompt_embeds.shape[1]:
+            if prompt_embeds is not None and past < (prompt := prompt_embeds.shape[1]):
                 inputs_embeds = prompt_embeds[:, past : past + input_ids.shape[1]]
+                if past + input_ids.shape[1] > prompt:  # generation without a cache takes everything anew
+                    new = self.model.embed_tokens(input_ids[:, prompt - past :])
+                    inputs_embeds = torch.cat((inputs_embeds, new), 1)
             elif past and input_features is None:
                 inputs_embeds = self.model.embed_tokens(input_ids)
             else:
