@@ -24,6 +24,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError
 
 from assistant.errors import AssistantError, ConfigurationError
+from assistant.models.audio_llm import AudioLLMSettings
 from assistant.models.store import StoreSettings
 from assistant.models.whisper import WhisperSettings
 from assistant.outputs.homeassistant import HomeAssistantSettings
@@ -40,11 +41,8 @@ NODE_LIMIT = 20_000  # values after aliases are written out: a file that makes m
 DEPTH_LIMIT = 20
 
 RESERVED_ROOMS = ("status", "alert", "health", "listening", "ask", "say", "reply")  # topics beside the rooms
-LATER_PROFILES = {
-    "qwen": "Qwen-Audio for everything",
-    "hybrid": "YAMNet with Qwen-Audio",
-    "remote": "an OpenAI-compatible audio server",
-}
+PROFILES = ("embedded", "qwen", "hybrid")
+LATER_PROFILES = {"remote": "an OpenAI-compatible audio server"}
 LATER_KEYS = ("say", "clips", "history", "web", "wyoming", "serve")
 SECRET_KEY = re.compile(r"password|secret|token", re.IGNORECASE)
 CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
@@ -79,8 +77,8 @@ def _room_id(name: str) -> str:
 def _profile(name: str) -> str:
     if name in LATER_PROFILES:
         raise ValueError(f'the profile "{name}" ({LATER_PROFILES[name]}) comes in a later version; use "embedded"')
-    if name != "embedded":
-        raise ValueError(f'there is no profile "{name}"; use "embedded"')
+    if name not in PROFILES:
+        raise ValueError(f'there is no profile "{name}"; use "embedded", "qwen" or "hybrid"')
     return name
 
 
@@ -140,6 +138,12 @@ class DeviceSettings(Settings):
     area: str | None = None
 
 
+class ModelSettings(StoreSettings):
+    """The models' files and, for the profiles qwen and hybrid, the audio language model."""
+
+    audio_llm: Annotated[AudioLLMSettings, BeforeValidator(_empty)] = AudioLLMSettings()
+
+
 class PrivacySettings(Settings):
     """What leaves the daemon."""
 
@@ -152,11 +156,13 @@ Rooms = dict[RoomId, Annotated[RoomSettings, BeforeValidator(_empty)]]
 class Config(Settings):
     """All of it. Every key is optional."""
 
-    profile: Annotated[str, AfterValidator(_profile)] = "embedded"
+    profile: Annotated[str, AfterValidator(_profile)] = Field(
+        default="embedded", description="embedded, qwen (a GPU), or hybrid (a GPU; YAMNet decides about sounds)"
+    )
     rooms: Rooms = Field(default={}, description="rooms by id; the default microphone as `home` if there is none")
     mqtt: MqttSettings = MqttSettings()
     homeassistant: HomeAssistantSettings = HomeAssistantSettings()
-    models: StoreSettings = StoreSettings()
+    models: ModelSettings = ModelSettings()
     sounds: Sounds = Sounds()
     speech: Speech = Speech()
     rules: RuleList = ()

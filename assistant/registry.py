@@ -15,6 +15,10 @@ SOURCES = {
 }
 TAGGERS = {"yamnet": "assistant.models.yamnet:Yamnet"}
 RECOGNISERS = {"whisper": "assistant.models.whisper:Whisper"}
+# By `model_type` of the checkpoint's config.json; each is called with its folder and `AudioLLMSettings`.
+AUDIO_LLMS = {
+    "qwen": "assistant.models.qwen_audio.llm:QwenAudio",
+}
 OUTPUTS = {"mqtt": "assistant.outputs.mqtt:Mqtt"}
 
 

@@ -145,7 +145,7 @@ def test_a_mistake_is_told_with_its_place(text: str, expected: str) -> None:
 
 
 def test_all_mistakes_are_told_at_once_in_order() -> None:
-    lines = mistakes('mqtt:\n  prot: 1\n  port: abc\nfoo: 1\nfoo: 2\nprofile: qwen\nmodels: {dir: "${NOPE_X}"}')
+    lines = mistakes('mqtt:\n  prot: 1\n  port: abc\nfoo: 1\nfoo: 2\nprofile: remote\nmodels: {dir: "${NOPE_X}"}')
     assert [line.split(":")[1] for line in lines] == ["2", "3", "4", "5", "6", "7"]
     assert "NOPE_X is not set; remedy: export NOPE_X=" in lines[-1]
 
@@ -159,10 +159,22 @@ def test_room_ids_fit_into_topics(room: str) -> None:
     assert "room id" in line
 
 
-@pytest.mark.parametrize("profile", ["qwen", "hybrid", "remote"])
-def test_profiles_of_later_versions_are_named(profile: str) -> None:
-    (line,) = mistakes(f"profile: {profile}")
+def test_a_profile_of_a_later_version_is_named() -> None:
+    (line,) = mistakes("profile: remote")
     assert "comes in a later version" in line
+
+
+@pytest.mark.parametrize("profile", ["embedded", "qwen", "hybrid"])
+def test_profiles(profile: str) -> None:
+    assert parse(f"profile: {profile}", FILE).profile == profile
+
+
+def test_the_audio_language_model_is_a_name_or_a_folder() -> None:
+    assert parse("models: {audio_llm: }", FILE).models.audio_llm.checkpoint == "qwen-audio-chat"
+    config = parse("models: {audio_llm: {checkpoint: /models/mine, device: cpu, dtype: float32}}", FILE)
+    assert config.models.audio_llm.checkpoint == "/models/mine"
+    (line,) = mistakes("models: {audio_llm: {quantisation: int2}}")
+    assert "models.audio_llm.quantisation" in line
 
 
 @pytest.mark.parametrize(
