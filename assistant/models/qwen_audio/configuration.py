@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from assistant.errors import ModelError
 
 AUDIO = ("n_mels", "n_ctx", "n_state", "n_head", "n_layer", "output_dim", "audio_start_id")
+SIZES = (
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "kv_channels", "intermediate_size"),
+    "seq_length",
+)
 
 
-@strict
 class QwenAudioConfig(PreTrainedConfig):
     """Sizes and switches of one checkpoint; names and defaults are those of the published `configuration_qwen.py`.
 
@@ -66,9 +68,12 @@ class QwenAudioConfig(PreTrainedConfig):
         where = f"{self.name_or_path or 'config.json'}"
         if not isinstance(self.audio, dict):
             raise ModelError(f'{where}: config.json has no "audio": this is Qwen without ears, not Qwen-Audio')
-        missing = [key for key in AUDIO if key not in self.audio]
-        if missing:
-            raise ModelError(f"{where}: config.json: audio.{missing[0]} is missing; remedy: fetch the checkpoint again")
+        sizes = {key: getattr(self, key) for key in SIZES} | {f"audio.{key}": self.audio.get(key) for key in AUDIO}
+        for key, size in sizes.items():
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise ModelError(
+                    f"{where}: config.json: {key} is {size!r}, not a size; remedy: fetch the checkpoint again"
+                )
         if not self.audio.get("avg_pool", True) or not self.audio.get("add_audio_bos_eos_token", True):
             raise ModelError(f"{where}: config.json: audio.avg_pool and audio.add_audio_bos_eos_token must be true")
         if self.audio["output_dim"] != self.hidden_size:
