@@ -22,7 +22,16 @@ from assistant.errors import ConfigurationError
 from assistant.events import Fact, LevelMeasured, Publish
 from assistant.outputs.announce import Announcer
 from assistant.outputs.homeassistant import HomeAssistantSettings
-from assistant.outputs.mqtt_client import PROTOCOL_NAMES, Connector, Link, LinkError, MqttSettings, TlsSettings
+from assistant.outputs.mqtt_client import (
+    PROTOCOL_NAMES,
+    Arrived,
+    Connector,
+    Link,
+    LinkError,
+    MqttSettings,
+    TlsSettings,
+)
+from assistant.outputs.questions import Answer, Questions
 from assistant.outputs.topics import REPEAT_EVERY, Home, House, Message
 
 __all__ = ["Mqtt", "MqttSettings", "TlsSettings"]
@@ -53,10 +62,14 @@ class Mqtt:
         home: Home,
         homeassistant_settings: HomeAssistantSettings | None = None,
         *,
+        answer: Answer | None = None,
         clock: Callable[[], float] = time.monotonic,
         birth_wait: Callable[[], float] = lambda: random.uniform(0.0, BIRTH_WAIT),  # noqa: S311 - no secret
     ) -> None:
-        """`clock` counts seconds; `birth_wait` says how long to wait after Home Assistant's birth message."""
+        """`answer` is asked what arrives on `<base>/ask`; None: nobody listens there.
+
+        `clock` counts seconds; `birth_wait` says how long to wait after Home Assistant's birth message.
+        """
         if settings.host is None:
             raise ConfigurationError("mqtt.url or mqtt.host is missing: say where the broker is")
         self.settings = settings
@@ -68,6 +81,9 @@ class Mqtt:
         self._connector = Connector(settings, settings.client_id or f"kikimimi-{home.install}")
         self._house = House(home, settings.base_topic)
         self._inbox: Channel[Message] = Channel("mqtt inbox", INBOX)
+        self._questions: Questions | None = None
+        if answer is not None:
+            self._questions = Questions(settings.base_topic, answer, self._inbox.offer, clock)
         self._resend: deque[Message] = deque()
         self._link: Link | None = None
         self._said_goodbye_to: Link | None = None
@@ -106,6 +122,7 @@ class Mqtt:
             "drops": self._inbox.drops + self._given_up,
             "expired": self._expired,
             "refused": self._refused + (self._link.refused if self._link is not None else 0),
+            **(self._questions.health() if self._questions is not None else {}),
         }
 
     def _waiting(self) -> int:
@@ -131,6 +148,8 @@ class Mqtt:
         finally:
             if not self._connects and self._waiting():
                 log.warning("MQTT: never connected, %d messages were not sent", self._waiting())
+            if self._questions is not None:
+                self._questions.close()
             self._running = False
             self._stopped.set()
 
@@ -146,6 +165,8 @@ class Mqtt:
         """Go offline, send what is queued for at most `seconds`, then DISCONNECT; `run` returns."""
         self.go_offline()
         self._drain_seconds = seconds
+        if self._questions is not None:
+            await self._questions.closed()
         self._stop.set()
         if self._running:
             await self._stopped.wait()
@@ -241,6 +262,8 @@ class Mqtt:
         """States first, then what they belong to, then `online`: nobody sees a state of yesterday."""
         if self._homeassistant.discovery:
             link.subscribe(self._homeassistant.birth_topic)
+        if self._questions is not None:
+            link.subscribe(self._questions.topic, commands=True)
         await self._settle(link)
         await self._announcer.announce(partial(self._send_all, link))
         await self._send_all(link, [self._house.status(self._clock())])
@@ -309,12 +332,19 @@ class Mqtt:
 
     # Home Assistant and what earlier runs left behind
 
-    def _received(self, topic: str, payload: bytes, retained: bool) -> None:
-        if topic == self._homeassistant.birth_topic:
-            if payload == b"online" and not retained:
+    def _received(self, arrived: Arrived) -> None:
+        if self._questions is not None and arrived.topic == self._questions.topic:
+            self._questions.received(
+                arrived.payload,
+                retained=arrived.retained,
+                response_topic=arrived.response_topic,
+                correlation=arrived.correlation,
+            )
+        elif arrived.topic == self._homeassistant.birth_topic:
+            if arrived.payload == b"online" and not arrived.retained:
                 self._birth.set()
-        elif topic == self._announcer.memory_topic and self._memory is not None and not self._memory.done():
-            self._memory.set_result(payload)
+        elif arrived.topic == self._announcer.memory_topic and self._memory is not None and not self._memory.done():
+            self._memory.set_result(arrived.payload)
 
     async def _follow_homeassistant(self, link: Link) -> None:
         """Once a run, remove what is configured no longer; then announce again whenever Home Assistant starts."""

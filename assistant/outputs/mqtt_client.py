@@ -14,6 +14,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
@@ -23,6 +24,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from assistant.outputs.topics import Message
@@ -42,10 +44,22 @@ ROOM_FOR_HEADER = 64  # bytes of a PUBLISH beside topic and payload
 REFUSED_VERSION = ("Unsupported protocol version",)
 REFUSED_LOGIN = ("Not authorized", "Bad user name or password", "Bad authentication method")
 
-Received = Callable[[str, bytes, bool], None]  # topic, payload, retained
-
 PROTOCOLS = {5: MQTTProtocolVersion.MQTTv5, 4: MQTTProtocolVersion.MQTTv311}
 PROTOCOL_NAMES = {5: "5.0", 4: "3.1.1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A message from the broker."""
+
+    topic: str
+    payload: bytes
+    retained: bool
+    response_topic: str | None = None  # MQTT 5: where its answer is to go
+    correlation: bytes | None = None  # MQTT 5: what its answer is to carry
+
+
+Received = Callable[[Arrived], None]
 
 
 class TlsSettings(Settings):
@@ -156,7 +170,7 @@ class Link:
         will: Message,
         received: Received,
     ) -> None:
-        """`protocol` is 5 or 4 (3.1.1); `received(topic, payload, retained)` is called on the loop."""
+        """`protocol` is 5 or 4 (3.1.1); `received` is called on the loop."""
         self.settings = settings
         self.protocol = protocol
         self.refused = 0  # messages that the broker acknowledged with an error
@@ -229,9 +243,13 @@ class Link:
                 raise LinkError(f"{self.settings.address} stopped to acknowledge messages for {ACK_TIMEOUT:.0f} s")
         raise self._loss()
 
-    def subscribe(self, topic: str) -> None:
-        """Ask for a topic."""
-        self._client.subscribe(topic, qos=1)
+    def subscribe(self, topic: str, *, commands: bool = False) -> None:
+        """Ask for a topic; for one of `commands` not for what is retained there, as far as MQTT 5 can tell."""
+        if commands and self.protocol == 5:
+            never = SubscribeOptions.RETAIN_DO_NOT_SEND
+            self._client.subscribe(topic, options=SubscribeOptions(1, retainAsPublished=True, retainHandling=never))
+        else:
+            self._client.subscribe(topic, qos=1)
 
     def unsubscribe(self, topic: str) -> None:
         """Ask for it no longer."""
@@ -370,6 +388,8 @@ class Link:
             properties.ContentType = "application/json"
         if message.expiry is not None:
             properties.MessageExpiryInterval = message.expiry
+        if message.correlation is not None:
+            properties.CorrelationData = message.correlation
         return properties
 
     # paho calls these in its own thread
@@ -394,7 +414,19 @@ class Link:
         self._on_loop(self._published, mid, reason)
 
     def _on_message(self, _client: paho.Client, _userdata: object, message: paho.MQTTMessage) -> None:
-        self._on_loop(self._received, message.topic, message.payload, message.retain)
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:  # of a broker that lets anything through; nothing of ours is called so
+            return
+        properties = message.properties
+        arrived = Arrived(
+            topic,
+            bytes(message.payload),
+            message.retain,
+            getattr(properties, "ResponseTopic", None),
+            getattr(properties, "CorrelationData", None),
+        )
+        self._on_loop(self._received, arrived)
 
     # and these run on the loop
 

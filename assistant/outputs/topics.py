@@ -81,6 +81,7 @@ class Message:
     state: bool = False  # its topic is in the table of retained states
     sends: int = 0  # how often it was handed to a connection that broke
     rule: str = ""  # name of the rule that asked for it
+    correlation: bytes | None = None  # MQTT 5: what a question carried, for its answer
 
     def due(self, now: float) -> Message | None:
         """The message as it is to be sent at `now`: an event older than a minute is `late`; None if worthless."""

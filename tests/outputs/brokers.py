@@ -16,6 +16,8 @@ from pathlib import Path
 import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from assistant.outputs.topics import Home, Room, SoundType
 
@@ -100,6 +102,7 @@ class Seen:
     retained: bool
     expiry: int | None
     content_type: str | None
+    correlation: bytes | None = None
 
 
 @dataclass
@@ -128,16 +131,21 @@ class Subscriber:
         self.seen.append(
             Seen(
                 message.topic,
-                message.payload.decode(),
+                message.payload.decode("utf-8", "replace"),
                 message.qos,
                 message.retain,
                 getattr(properties, "MessageExpiryInterval", None),
                 getattr(properties, "ContentType", None),
+                getattr(properties, "CorrelationData", None),
             )
         )
 
-    def publish(self, topic: str, payload: str, *, retain: bool = False) -> None:
-        self._client.publish(topic, payload, 1, retain)
+    def publish(self, topic: str, payload: str | bytes, *, retain: bool = False, **properties: object) -> None:
+        """`properties` are those of MQTT 5 by their names."""
+        carried = Properties(PacketTypes.PUBLISH) if properties else None  # type: ignore[no-untyped-call]
+        for name, value in properties.items():
+            setattr(carried, name, value)
+        self._client.publish(topic, payload, 1, retain, carried)
 
     def payloads(self, topic: str) -> list[str]:
         return [message.payload for message in list(self.seen) if message.topic == topic]
