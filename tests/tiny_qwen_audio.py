@@ -114,5 +114,6 @@ def case(name: str) -> dict[str, NDArray[Any]]:
 
 def clips_of(entry: dict[str, Any]) -> list[NDArray[np.float32]]:
     """The waves of an entry of `cases` or `chat_prompts`, in the order of its prompts."""
-    urls = (entry.get("audio_info") or {}).get("audio_urls", [])
+    info = entry["audio_info"] or []
+    urls = [url for row in (info if isinstance(info, list) else [info]) for url in row["audio_urls"]]
     return [wave(Path(url).stem.removeprefix("a_")) for url in urls]
