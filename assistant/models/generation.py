@@ -184,6 +184,18 @@ class _Choices:
         self.trie = Trie(self.sequences)
 
 
+class _Never(LogitsProcessor):
+    """Keeps tokens out of every answer."""
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self.tokens = torch.tensor(tokens)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """The scores with these tokens at minus infinity, shape (rows, vocabulary)."""
+        self.tokens = self.tokens.to(scores.device)
+        return scores.index_fill(-1, self.tokens, -torch.inf)
+
+
 class _Only(LogitsProcessor):
     """Lets each row continue with tokens of its choices only."""
 
@@ -209,6 +221,7 @@ def answer(
     end: Collection[int],
     pad: int,
     decode: Decode,
+    never: Sequence[int] = (),
     choices: Mapping[str, Sequence[int]] | None = None,
     stream: Callable[[int, str], None] | None = None,
     cancelled: Callable[[int], bool] | None = None,
@@ -216,10 +229,10 @@ def answer(
     """Answer a batch greedily; one answer for each row of `inputs`, which is padded on the left.
 
     `inputs` goes to `model.generate` as it is (a cache may be in it); the checkpoint's own sampling settings are left
-    out. `end` holds the ids that end an answer. `choices` maps each allowed text to its tokens without the end; a row
-    ends as soon as one choice remains, and `max_new_tokens` does not cut a choice. `stream` and `cancelled` are those
-    of `AudioLLM.answer`; a cancelled row keeps the text it has, or none of a choice. Raises `ValueError` for
-    `max_new_tokens` below 1 and for empty `choices`.
+    out. `end` holds the ids that end an answer, `never` those that no answer holds. `choices` maps each allowed text to
+    its tokens without the end; a row ends as soon as one choice remains, and `max_new_tokens` does not cut a choice.
+    `stream` and `cancelled` are those of `AudioLLM.answer`; a cancelled row keeps the text it has, or none of a choice.
+    Raises `ValueError` for `max_new_tokens` below 1 and for empty `choices`.
     """
     if max_new_tokens < 1 or (choices is not None and not choices):
         raise ValueError("an answer needs at least one token and, with choices, at least one choice")
@@ -242,14 +255,21 @@ def answer(
             **inputs,
             generation_config=_greedy(longest, rows.eos_token_id, pad),
             stopping_criteria=StoppingCriteriaList([rows]),
-            logits_processor=LogitsProcessorList([] if table is None else [_Only(rows)]),
+            logits_processor=_processors(rows, never),
         )
     return rows.answers()
 
 
+def _processors(rows: _Rows, never: Sequence[int]) -> LogitsProcessorList:
+    """What keeps answers to their choices, or from tokens that are none."""
+    if rows.choices is not None:
+        return LogitsProcessorList([_Only(rows)])
+    return LogitsProcessorList([_Never(never)] if never else [])
+
+
 def _greedy(max_new_tokens: int, end: list[int], pad: int) -> GenerationConfig:
     """Settings that name every sampling option, because `generate` fills those left out from the checkpoint."""
-    return GenerationConfig(  # type: ignore[no-untyped-call]
+    return GenerationConfig(
         max_new_tokens=max_new_tokens,
         eos_token_id=end,
         pad_token_id=pad,
@@ -274,7 +294,7 @@ def last_logits_only(model: PreTrainedModel) -> Iterator[None]:
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
         yield
         return
-    head: torch.nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    head: torch.nn.Module = model.get_output_embeddings()
     hook = head.register_forward_pre_hook(lambda _, args: (args[0][:, -1:], *args[1:]))
     try:
         yield
