@@ -119,9 +119,9 @@ class QwenAudioProcessor:
 
         A message is `{"role": …, "content": …}`; the content is a text or a list of `{"type": "text", "text": …}` and
         `{"type": "audio", "audio": clip or path of a local file}`. No text in it becomes a special token, a path or an
-        address. With `return_dict` off only the `input_ids`. With `tokenize` off the prompt as text, for `__call__` with
-        the clips beside it; refused where a message holds the text of a special token. Raises `ModelError` for what is
-        no conversation, `SourceError` for files that cannot be read.
+        address. With `return_dict` off only the `input_ids`. With `tokenize` off the prompt as text, for `__call__`
+        with the clips beside it; refused where a message holds the text of a special token. Raises `ModelError` for
+        what is no conversation, `SourceError` for files that cannot be read.
         """
         _check_call(sampling_rate, return_tensors)
         single = not messages or isinstance(messages[0], Mapping)
