@@ -19,6 +19,7 @@ from assistant import __version__
 from assistant.errors import AssistantError, ConfigurationError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import TaskID
 
     from assistant.config import Config
@@ -32,6 +33,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 THREADS_WITHIN = 2.0  # seconds for threads to end when the command has
 SECOND_SIGNAL = 1.0  # seconds after which another signal means it
+
+PROFILES = ("embedded", "qwen", "hybrid")  # as `config` has them, which is not imported for --help
 
 EPILOG = "Exit codes: 0 well, 1 failure, 2 configuration, 3 source, 4 model. Documentation: README.md, docs/."
 
@@ -148,6 +151,15 @@ def parser() -> argparse.ArgumentParser:
     listen.add_argument("--json", action="store_true", help="one JSON event per line")
     listen.add_argument("--words", action="store_true", help="with the time of each word")
 
+    ask = add(commands, "ask", ask_about_clips, "ask about clips: a question of your own, or a task")
+    ask.add_argument("paths", nargs="+", metavar="AUDIO", help="audio or video files, or - for raw s16le 16 kHz")
+    ask.add_argument("--text", metavar="QUESTION", help="what to ask; for the task find the words to find")
+    ask.add_argument("--task", metavar="NAME", help="a task instead of a question; without both they are listed")
+    ask.add_argument("--to", metavar="LANG", help="language to translate into, as en or ja")
+    ask.add_argument("--language", metavar="LANG", help="language that is spoken, if known")
+    ask.add_argument("--style", metavar="STYLE", help="of the task caption: audiocaps, clotho or plain")
+    ask.add_argument("--json", action="store_true", help="one line of JSON")
+
     add(commands, "devices", list_devices, "list the microphones")
 
     models = add(commands, "models", manage_models, "list, fetch or verify the model files")
@@ -155,6 +167,8 @@ def parser() -> argparse.ArgumentParser:
     models.add_argument("names", nargs="*", metavar="NAME", help="default: those that the configuration uses")
 
     add(commands, "check", check_configuration, "explain the configuration and its rules, and warn")
+    doctor = add(commands, "doctor", examine_machine, "tell what this machine can run and what is missing")
+    doctor.add_argument("--json", action="store_true", help="one line of JSON")
     demo = add(commands, "demo", run_demo, "hear a recorded house with an embedded broker and print every MQTT message")
     demo.add_argument(
         "--speed", type=speed, default=1.0, metavar="N", help="1 real time (default), 0 as fast as possible"
@@ -173,8 +187,8 @@ def add(
     sub.set_defaults(command=command)
     sub.add_argument("-c", "--config", type=Path, metavar="FILE", help="configuration file")
     sub.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    if name in {"run", "listen"}:
-        sub.add_argument("--profile", metavar="P", help="embedded (default)")
+    if name in {"run", "listen", "ask"}:
+        sub.add_argument("--profile", choices=PROFILES, metavar="P", help=f"{', '.join(PROFILES)} (default embedded)")
     return sub
 
 
@@ -199,10 +213,8 @@ def load_configuration(arguments: argparse.Namespace) -> Config:
     from assistant.config import load  # noqa: PLC0415
 
     config = load(arguments.config)
-    profile = getattr(arguments, "profile", None) or config.profile
-    if profile != "embedded":
-        raise ConfigurationError(f"profile {profile!r} is not there yet; remedy: use the profile embedded")
-    return config
+    profile = getattr(arguments, "profile", None)
+    return config if profile is None else config.model_copy(update={"profile": profile})
 
 
 @contextlib.contextmanager
@@ -283,6 +295,23 @@ def listen_to_files(arguments: argparse.Namespace) -> int:
     return asyncio.run(run())
 
 
+def ask_about_clips(arguments: argparse.Namespace) -> int:
+    """`kikimimi ask`."""
+    from assistant import asking, startup  # noqa: PLC0415
+    from assistant.models.tasks import TaskOptions  # noqa: PLC0415
+
+    config = load_configuration(arguments)
+    options = TaskOptions(arguments.language, arguments.to, arguments.text, arguments.style)
+    question = asking.question_of(arguments.task, options, arguments.paths, config.profile)
+
+    def fetch() -> startup.ModelFiles:
+        with progress_bars() as progress:
+            return startup.fetch_models(config, progress)
+
+    asking.answer(config, question, as_json=arguments.json, fetch=fetch, out=sys.stdout)
+    return 0
+
+
 def list_devices(_arguments: argparse.Namespace) -> int:
     """`kikimimi devices`."""
     from rich.console import Console  # noqa: PLC0415
@@ -306,31 +335,67 @@ def manage_models(arguments: argparse.Namespace) -> int:
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    from assistant import startup  # noqa: PLC0415
-    from assistant.models import store  # noqa: PLC0415
+    from assistant.models import hub, store  # noqa: PLC0415
+    from assistant.models.catalogue import HUB  # noqa: PLC0415
 
     config = load_configuration(arguments)
     directory = config.models.dir
     console = Console(markup=False, highlight=False)
-    names = arguments.names or startup.model_names(config)
-    match arguments.what:
-        case "list":
-            table = Table("name", "there", "size", "licence", "what it is", box=None)
-            for model in store.listing(directory):
-                there = "yes" if model.installed else "no"
-                table.add_row(model.name, there, f"{model.size / 1e6:.1f} MB", model.licence, model.about)
-            console.print(table)
-            console.print(f"folder: {store.root(directory)}", soft_wrap=True)
-        case "pull":
-            licences = {model.name: model.licence for model in store.listing(directory)}
+    listed = {model.name: model for model in (*store.listing(directory), *hub.listing(directory))}
+    if arguments.what == "list":
+        table = Table(box=None)
+        table.add_column("name", no_wrap=True)
+        for heading in ("there", "size", "licence", "what it is"):
+            table.add_column(heading)
+        for model in listed.values():
+            there = "yes" if model.installed else "no"
+            size = f"{model.size / 1e9:.1f} GB" if model.size > 1e9 else f"{model.size / 1e6:.1f} MB"
+            table.add_row(model.name, there, size, model.licence, model.about)
+        console.print(table)
+        console.print(f"folder: {store.root(directory)}", soft_wrap=True)
+    for name in models_meant(arguments, config) if arguments.what != "list" else ():
+        if arguments.what == "verify":
+            folder = (hub if name in HUB else store).verify(name, directory)
+            console.print(f"{name}: {folder} is as published", soft_wrap=True)
+        elif name in HUB:
+            pull_checkpoint(name, directory, console)
+        else:
             with progress_bars() as progress:
-                for name in names:
-                    folder = store.pull(name, directory, progress)
-                    console.print(f"{name}: {folder} (licence: {licences[name]})", soft_wrap=True)
-        case "verify":
-            for name in names:
-                console.print(f"{name}: {store.verify(name, directory)} is as published", soft_wrap=True)
+                folder = store.pull(name, directory, progress)
+            console.print(f"{name}: {folder} (licence: {listed[name].licence})", soft_wrap=True)
     return 0
+
+
+def models_meant(arguments: argparse.Namespace, config: Config) -> list[str]:
+    """The models that the command line names, else those that the configuration uses."""
+    from assistant import startup  # noqa: PLC0415
+
+    return arguments.names or startup.model_names(config)
+
+
+def pull_checkpoint(name: str, directory: Path | None, console: Console) -> None:
+    """Fetch an audio language model; its size and licence are told before the first byte."""
+    from assistant.models import hub  # noqa: PLC0415
+
+    plan = hub.plan(name, directory)
+    console.print(
+        f"{name}: {plan.model.repository} at {plan.revision}: {plan.size / 1e9:.1f} GB in {len(plan.files)} files\n"
+        f"licence: {plan.model.licence}, {plan.model.licence_url}",
+        soft_wrap=True,
+    )
+    with progress_bars() as progress:
+        folder = hub.fetch(plan, progress)
+    console.print(f"{name}: {folder}", soft_wrap=True)
+
+
+def examine_machine(arguments: argparse.Namespace) -> int:
+    """`kikimimi doctor`."""
+    from assistant import doctor  # noqa: PLC0415
+
+    report = doctor.examine(load_configuration(arguments))
+    for line in (report.json(),) if arguments.json else doctor.lines(report):
+        print(line)  # noqa: T201
+    return report.exit_code
 
 
 def check_configuration(arguments: argparse.Namespace) -> int:

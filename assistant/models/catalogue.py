@@ -243,6 +243,6 @@ HUB: dict[str, HubModel] = {
         "mistralai/Voxtral-Mini-3B-2507",
         "3060fe34b35ba5d44202ce9ff3c097642914f8f3",
         9_370_000_000,
-        Weights(4.68, 1.45, 30, 2 * 1024),
+        Weights(4.68, 1.47, 30, 2 * 1024),
     ),
 }

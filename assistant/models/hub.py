@@ -74,6 +74,22 @@ def folder(name: str, root: Path | None = None) -> Path:
     return place
 
 
+def located(checkpoint: str, root: Path | None = None) -> Path:
+    """The folder that `models.audio_llm.checkpoint` means: a name of the catalogue, else a folder.
+
+    Raises `ModelError` when it is not there.
+    """
+    if checkpoint in HUB:
+        return folder(checkpoint, root)
+    place = Path(checkpoint).expanduser()
+    if place.is_dir():
+        return place
+    raise ModelError(
+        f"models.audio_llm.checkpoint: {checkpoint} is no folder; remedy: the folder of a checkpoint, or one of "
+        + ", ".join(HUB)
+    )
+
+
 def pull(name: str, root: Path | None = None, progress: store.Progress | None = None) -> Path:
     """The folder of a checkpoint's verified files, fetched when they are not there. Raises `ModelError`."""
     return fetch(plan(name, root), progress)

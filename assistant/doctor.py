@@ -1,0 +1,479 @@
+"""`kikimimi doctor`: what this machine can run, what is missing, and which audio language model fits where.
+
+Nothing is started, fetched or changed, and torch is not needed: it is imported only where it can compute on a GPU.
+
+What a model needs, in bytes: its weights (2 for each parameter; when the decoder is quantised, 1.05 or 0.6 for those of
+the decoder's matrices, their scales included, and 2 for the rest), its keys and values for `CONTEXT` tokens, and
+`RESERVE` for activations and the GPU's own context. Weights and layers are read from a checkpoint's headers where one
+is there, and come from the catalogue where none is.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from assistant import __version__
+from assistant.errors import AssistantError, ModelError
+from assistant.models import hub, store
+from assistant.models.catalogue import HUB, MODELS, Weights
+
+if TYPE_CHECKING:
+    from assistant.config import Config
+
+T = TypeVar("T")
+
+CONTEXT = 2_048  # tokens that are held at once: two clips of 30 s (750 each) with what is asked and answered
+RESERVE = 1_000_000_000  # bytes
+DECODER_BYTES = {"none": 2.0, "int8": 1.05, "int4": 0.6}  # of one parameter of the decoder's matrices
+CPU_BYTES = 4.0  # of one parameter: float32, which is what a CPU computes by default
+NEEDED = ("ai_edge_litert", "faster_whisper", "av", "soundfile", "soxr", "webrtcvad", "paho", "amqtt")
+NATIVE = "import ai_edge_litert.interpreter, ctranslate2, soundfile, soxr, webrtcvad, av"
+LLM_PACKAGES = ("torch", "transformers", "accelerate", "tiktoken")
+EXTRA = "pip install 'kikimimi[qwen]'"
+PATIENCE = 1.5  # seconds for a sound server and for a broker
+HEADER_LIMIT = 100_000_000  # bytes of a safetensors header, the format's own limit
+
+_DECODER = re.compile(r"(?:^|\.)(?:h|layers)\.\d+\.")
+_ENCODER = re.compile(r"audio|visual|vision|encoder|tower")
+_UNUSED = re.compile(r"^(?:talker|token2wav|code2wav)\.")
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU that torch can compute on, or that is there at least."""
+
+    name: str
+    total: int  # bytes
+    free: int  # bytes
+    usable: bool  # by the torch that is installed
+
+
+@dataclass(frozen=True, slots=True)
+class Torch:
+    """The torch that is installed."""
+
+    version: str
+    build: str  # cuda 12.8, rocm 6.4, or cpu
+
+
+@dataclass(frozen=True, slots=True)
+class Llm:
+    """An audio language model and where it would fit now."""
+
+    name: str
+    installed: bool
+    licence: str
+    measured: bool  # its weights are read from the files that are there
+    need: dict[str, int]  # bytes on a GPU by quantisation
+    need_cpu: int  # bytes of memory, in float32
+    fits: str | None  # the least quantisation that fits the largest GPU; None: no GPU or none fits
+    fits_cpu: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A profile and what it lacks, each with its remedy."""
+
+    name: str
+    works: bool
+    missing: tuple[str, ...]
+    remark: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All of it."""
+
+    version: str
+    python: str
+    system: str
+    processor: str
+    cores: int
+    memory: int  # bytes
+    memory_free: int  # bytes that programs could get
+    disk_free: int  # bytes where models are kept
+    folder: str  # of the models
+    microphones: tuple[str, ...]
+    microphone_trouble: str | None
+    mqtt: str
+    models: dict[str, bool]  # of the store: whether they are there
+    torch: Torch | None
+    gpus: tuple[Gpu, ...]
+    llms: tuple[Llm, ...]
+    profiles: tuple[Profile, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 when the embedded profile works."""
+        return 0 if next(profile.works for profile in self.profiles if profile.name == "embedded") else 1
+
+    def json(self) -> str:
+        """One line for programs."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+
+def examine(config: Config) -> Report:
+    """Look at this machine. Takes about a second, longer only where torch must be asked for GPUs."""
+    with _beside(_native_trouble) as native, _beside(_microphones) as ears, _beside(lambda: _broker(config)) as broker:
+        directory = config.models.dir
+        memory, memory_free = _memory()
+        torch = _torch()
+        gpus = _gpus(torch)
+        listed = store.listing(directory)
+        llms = tuple(_llm(name, directory, gpus, memory_free) for name in HUB)
+        chosen, chosen_trouble = _chosen(config, gpus, memory_free)
+        if chosen is not None and chosen.name not in HUB:
+            llms = (chosen, *llms)
+        microphones, trouble = ears(PATIENCE, ((), f"the sound server gave no answer in {PATIENCE} s"))
+        embedded = _embedded(config, native(10.0, "the native libraries took more than 10 s to load"))
+        return Report(
+            version=__version__,
+            python=platform.python_version(),
+            system=platform.platform(),
+            processor=_processor(),
+            cores=len(os.sched_getaffinity(0)),
+            memory=memory,
+            memory_free=memory_free,
+            disk_free=_disk_free(store.root(directory)),
+            folder=str(store.root(directory)),
+            microphones=microphones,
+            microphone_trouble=trouble,
+            mqtt=broker(2 * PATIENCE, "the configured broker's name was not found in time"),
+            models={model.name: model.installed for model in listed},
+            torch=torch,
+            gpus=gpus,
+            llms=llms,
+            profiles=(embedded, *_llm_profiles(embedded, chosen, chosen_trouble, gpus)),
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------ profiles
+
+
+def _embedded(config: Config, native: str | None) -> Profile:
+    from assistant import startup  # noqa: PLC0415 (imports the pipeline)
+
+    missing = [
+        f"the package {name}; remedy: install kikimimi again" for name in NEEDED if not importlib.util.find_spec(name)
+    ]
+    if native and not missing:
+        missing.append(native)
+    for name in startup.model_names(config):
+        try:
+            if name in MODELS:
+                store.path(name, config.models.dir)
+        except ModelError as error:
+            missing.append(str(error))
+    return Profile("embedded", not missing, tuple(missing))
+
+
+def _llm_profiles(
+    embedded: Profile, chosen: Llm | None, trouble: str | None, gpus: tuple[Gpu, ...]
+) -> tuple[Profile, ...]:
+    missing = [
+        f"the package {name}; remedy: {EXTRA}" for name in LLM_PACKAGES if importlib.util.find_spec(name) is None
+    ]
+    remark = None
+    if trouble is not None:
+        missing.append(trouble)
+    if chosen is not None and chosen.fits is None:
+        least = chosen.need["int4"] / 1e9
+        if any(gpu.usable for gpu in gpus):
+            missing.append(
+                f"GPU memory: {chosen.name} needs {least:.1f} GB at least (int4); docs/models.md has smaller"
+            )
+        elif chosen.fits_cpu:
+            remark = f"without a GPU {chosen.name} computes on the CPU: minutes where a GPU takes seconds"
+        else:
+            missing.append(
+                f"a GPU with {least:.1f} GB free (int4), or {chosen.need_cpu / 1e9:.1f} GB of free memory; "
+                "docs/models.md has smaller models"
+            )
+    elif chosen is not None and chosen.fits != "none":
+        remark = f"with models.audio_llm.quantisation: {chosen.fits}"
+    hybrid = (*missing, *embedded.missing)
+    return (
+        Profile("qwen", not missing, tuple(missing), remark),
+        Profile("hybrid", not hybrid, hybrid, remark),
+    )
+
+
+def _chosen(config: Config, gpus: tuple[Gpu, ...], memory: int) -> tuple[Llm | None, str | None]:
+    """The audio language model of the configuration, and why it cannot be loaded."""
+    name = config.models.audio_llm.checkpoint
+    if name in HUB:
+        llm = _llm(name, config.models.dir, gpus, memory)
+        if llm.installed:
+            return llm, None
+        return llm, f"the checkpoint; remedy: kikimimi models pull {name}, {hub.BY_HAND}"
+    folder = Path(name).expanduser()
+    try:
+        weights = weights_of(folder)
+    except ModelError as error:
+        return None, str(error)
+    return _fitted(name, True, "see the folder", weights, True, gpus, memory), None
+
+
+def _llm(name: str, directory: Path | None, gpus: tuple[Gpu, ...], memory: int) -> Llm:
+    there = hub.installed(name, directory)
+    weights, measured = HUB[name].weights, False
+    if there:
+        with suppress(ModelError):
+            weights, measured = weights_of(store.root(directory) / name), True
+    return _fitted(name, there, HUB[name].licence, weights, measured, gpus, memory)
+
+
+def _fitted(  # noqa: PLR0917 (facts of one model)
+    name: str, installed: bool, licence: str, weights: Weights, measured: bool, gpus: tuple[Gpu, ...], memory: int
+) -> Llm:
+    need = {quantisation: needed(weights, quantisation) for quantisation in DECODER_BYTES}
+    room = max((gpu.free for gpu in gpus if gpu.usable), default=0)
+    need_cpu = int(weights.loaded * 1e9 * CPU_BYTES) + 2 * _context_bytes(weights) + RESERVE
+    fits = next((quantisation for quantisation, size in need.items() if size <= room), None)
+    return Llm(name, installed, licence, measured, need, need_cpu, fits, need_cpu <= memory)
+
+
+# -------------------------------------------------------------------------------------------------------------- memory
+
+
+def needed(weights: Weights, quantisation: str) -> int:
+    """Bytes of GPU memory that a model takes; see the head of this module."""
+    decoder = (weights.loaded - weights.kept) * DECODER_BYTES[quantisation]
+    return int((decoder + weights.kept * 2.0) * 1e9) + _context_bytes(weights) + RESERVE
+
+
+def _context_bytes(weights: Weights) -> int:
+    return CONTEXT * weights.layers * weights.kv_values * 2
+
+
+def weights_of(folder: Path) -> Weights:
+    """Parameters and layers of a checkpoint, read from the headers of its files. Raises `ModelError`."""
+    files = sorted(folder.glob("*.safetensors"))
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+        tensors = [tensor for file in files for tensor in _header(file)]
+        loaded = sum(size for name, size, _ in tensors if not _UNUSED.match(name))
+        decoder = sum(size for name, size, rank in tensors if _quantised(name, rank))
+        layers, kv_values = _attention(config)
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise ModelError(f"{folder}: no checkpoint that can be read ({error}); remedy: fetch it again") from error
+    if not tensors:
+        raise ModelError(f"{folder}: holds no safetensors; remedy: kikimimi models pull NAME, {hub.BY_HAND}")
+    return Weights(loaded / 1e9, (loaded - decoder) / 1e9, layers, kv_values)
+
+
+def _header(file: Path) -> Iterator[tuple[str, int, int]]:
+    """Name, parameters and rank of each tensor (https://github.com/huggingface/safetensors#format)."""
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        if length > HEADER_LIMIT:
+            raise ValueError(f"{file.name}: not a safetensors file")
+        header = json.loads(stream.read(length))
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            count = 1
+            for extent in tensor["shape"]:
+                count *= extent
+            yield name, count, len(tensor["shape"])
+
+
+def _quantised(name: str, rank: int) -> bool:
+    return rank >= 2 and bool(_DECODER.search(name)) and not _ENCODER.search(name) and not _UNUSED.match(name)
+
+
+def _attention(config: dict[str, Any]) -> tuple[int, int]:
+    """Layers, and values that keys and values of one token take in each."""
+    for key in ("thinker_config", "text_config"):
+        config = config.get(key, config)
+    heads = config.get("num_key_value_heads") or config["num_attention_heads"]
+    width = (
+        config.get("head_dim") or config.get("kv_channels") or config["hidden_size"] // config["num_attention_heads"]
+    )
+    return int(config["num_hidden_layers"]), 2 * int(heads) * int(width)
+
+
+def _memory() -> tuple[int, int]:
+    """Bytes in all, and those that programs could get."""
+    with suppress(OSError, KeyError, ValueError):
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text("ascii").splitlines())
+        return int(lines["MemTotal"].split()[0]) << 10, int(lines["MemAvailable"].split()[0]) << 10
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return total, total
+
+
+def _disk_free(folder: Path) -> int:
+    there = next(place for place in (folder, *folder.parents) if place.is_dir())
+    return shutil.disk_usage(there).free
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+# ---------------------------------------------------------------------------------------------------- torch and GPUs
+
+
+def _torch() -> Torch | None:
+    """What is installed, without importing it."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return None
+    build = "cpu"
+    with suppress(OSError):
+        text = Path(spec.origin).with_name("version.py").read_text("utf-8")
+        for name in ("cuda", "hip"):
+            if found := re.search(rf"^{name}\b[^=\n]*= '([^']+)'", text, re.MULTILINE):
+                build = f"{'rocm' if name == 'hip' else name} {found[1]}"
+    return Torch(importlib.metadata.version("torch"), build)
+
+
+def _gpus(torch: Torch | None) -> tuple[Gpu, ...]:
+    if torch is not None and torch.build != "cpu":
+        try:
+            import torch as library  # noqa: PLC0415 (seconds: only where it can use a GPU)
+
+            found = []
+            for index in range(library.cuda.device_count()):
+                free, total = library.cuda.mem_get_info(index)
+                found.append(Gpu(library.cuda.get_device_name(index), total, free, True))
+            if found:
+                return tuple(found)
+        except (ImportError, OSError, RuntimeError, AssertionError):
+            pass  # a driver that does not fit: the GPU is shown as one that cannot be used
+    return _idle_gpus()
+
+
+def _idle_gpus() -> tuple[Gpu, ...]:
+    """GPUs that NVIDIA's own tool knows, but torch cannot use."""
+    if (tool := shutil.which("nvidia-smi")) is None:
+        return ()
+    query = [tool, "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
+        rows = [line.rsplit(",", 2) for line in answer.splitlines() if line.strip()]
+        return tuple(Gpu(name.strip(), int(total) << 20, int(free) << 20, False) for name, total, free in rows)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return ()
+
+
+# ----------------------------------------------------------------------------------------------------- looked at beside
+
+
+@contextmanager
+def _beside(look: Callable[[], T]) -> Iterator[Callable[[float, T], T]]:
+    """`look` in a thread meanwhile; what is yielded waits for it so many seconds and else gives the other value."""
+    found: list[T] = []
+    thread = threading.Thread(target=lambda: found.append(look()), name="doctor", daemon=True)
+    thread.start()
+
+    def wait(seconds: float, otherwise: T) -> T:
+        thread.join(seconds)
+        return found[0] if found else otherwise
+
+    yield wait
+
+
+def _native_trouble() -> str | None:
+    """Whether the libraries load, in a process of its own: an instruction that the CPU lacks would end this one."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", NATIVE], capture_output=True, text=True, timeout=10, check=False, env={**os.environ}
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"the native libraries were not tried ({error})"
+    if done.returncode == 0:
+        return None
+    lines = done.stderr.strip().splitlines() or [f"signal {-done.returncode}, as on a CPU that is too old for them"]
+    return f"the native libraries do not load: {lines[-1]}; remedy: install kikimimi again"
+
+
+def _microphones() -> tuple[tuple[str, ...], str | None]:
+    from assistant.audio.microphone import devices  # noqa: PLC0415 (loads PortAudio)
+
+    try:
+        return tuple(f"{device.index}: {device.name}" for device in devices()), None
+    except AssistantError as error:
+        return (), str(error)
+
+
+def _broker(config: Config) -> str:
+    """Where messages go; a configured broker is dialled, nothing is sent to it."""
+    if config.mqtt.host is None:
+        return "a broker of our own, 127.0.0.1:1883, while the daemon runs"
+    try:
+        socket.create_connection((config.mqtt.host, config.mqtt.port), timeout=PATIENCE).close()
+    except OSError as error:
+        return f"{config.mqtt.address}: no connection ({error.strerror or error}); remedy: mqtt.url, or its firewall"
+    return f"{config.mqtt.address}: listens"
+
+
+# ------------------------------------------------------------------------------------------------------- for a person
+
+
+def lines(report: Report) -> Iterator[str]:
+    """The report as text."""
+    yield f"Kikimimi {report.version}, Python {report.python}, {report.system}"
+    yield (
+        f"processor: {report.processor}, {report.cores} cores; memory: {_gb(report.memory)}, "
+        f"{_gb(report.memory_free)} free"
+    )
+    yield f"microphones: {'; '.join(report.microphones) or report.microphone_trouble}"
+    yield f"MQTT: {report.mqtt}"
+    yield f"models: {report.folder}, {_gb(report.disk_free)} of the disk free"
+    yield f"  there: {', '.join(name for name, there in report.models.items() if there) or 'none'}"
+    if report.torch is None:
+        yield f"torch: not installed; only the profiles qwen and hybrid need it ({EXTRA})"
+    elif report.torch.build == "cpu":
+        yield f"torch: {report.torch.version}, a build for the CPU alone"
+    else:
+        yield f"torch: {report.torch.version} ({report.torch.build})"
+    for gpu in report.gpus:
+        usable = "" if gpu.usable else f"; the torch that is installed cannot use it (remedy: {EXTRA} with CUDA)"
+        yield f"GPU: {gpu.name}, {_gb(gpu.total)}, {_gb(gpu.free)} free{usable}"
+    if not report.gpus:
+        yield "GPU: none found"
+    yield f"audio language models (calculated, for {CONTEXT} tokens; docs/models.md):"
+    for llm in report.llms:
+        need = ", ".join(f"{_gb(size)} {'bf16' if name == 'none' else name}" for name, size in llm.need.items())
+        yield f"  {llm.name}{' (there)' if llm.installed else ''}: needs {need}; {_verdict(llm, report)}"
+    yield "profiles:"
+    for profile in report.profiles:
+        yield f"  {profile.name}: {'works' if profile.works else 'does not work'}" + (
+            f" ({profile.remark})" if profile.remark else ""
+        )
+        for item in profile.missing:
+            yield f"    missing: {item}"
+
+
+def _verdict(llm: Llm, report: Report) -> str:
+    if llm.fits is not None:
+        return "fits the GPU" if llm.fits == "none" else f"fits the GPU with quantisation: {llm.fits}"
+    if any(gpu.usable for gpu in report.gpus):
+        return "does not fit the GPU"
+    if llm.fits_cpu:
+        return f"no GPU; would run on the CPU in {_gb(llm.need_cpu)}, slowly"
+    return f"no GPU, and not {_gb(llm.need_cpu)} of free memory for the CPU"
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"
