@@ -813,8 +813,10 @@ class Rules:
                 log.info("rule %r asks nothing about speech while privacy.transcripts is off (told once)", name)
             return None
         prompt = None
-        if action.ask is not None and (prompt := self._rendered(name, self._templates[name][step][0], values)) is None:
-            return None
+        if action.ask is not None:
+            prompt = self._rendered(name, self._templates[name][step][0], values)
+            if prompt is None or not prompt.strip():
+                return None
         return Ask(
             rule=name,
             event=event,
