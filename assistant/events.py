@@ -117,9 +117,12 @@ class Transcript:
 
     text: str
     language: str | None  # ISO 639-1
-    score: float  # 0 to 1: mean probability of the chosen tokens
+    score: float | None  # 0 to 1: mean probability of the chosen tokens; None: the model does not tell
     words: tuple[Word, ...] | None = None
+    emotion: str | None = None  # of the speaker
     rejected: str | None = None  # why a text was not believed, for the DEBUG log (never the text itself)
+    agreed: str = ""  # who else heard speech, after the name of a recogniser whose word alone does not count
+    witnessed: bool = True
 
 
 class State(StrEnum):

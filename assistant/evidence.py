@@ -1,4 +1,4 @@
-"""What speaks for an utterance being speech, from outside the recogniser: the tagger's labels and the level."""
+"""What the tagger says for or against what bigger models hear: speech for a recogniser, sounds for a language model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from assistant.events import SAMPLE_RATE, SpeechEvidence, Tags, Utterance
 
@@ -83,3 +84,42 @@ class Evidence:
             other_score=max((other for _, _, _, other in heard), default=None),
             snr_db=utterance.level_dbfs - utterance.floor_dbfs,
         )
+
+
+class Witness:
+    """Whether the tagger, too, heard something of the kind that a language model says it heard. Pure.
+
+    It is asked for much less than it needs to say so by itself: a word of a language model is to be believed only where
+    anything at all speaks for it.
+    """
+
+    def __init__(self, labels: Sequence[str], kinds: Sequence[tuple[Sequence[str], float]]) -> None:
+        """`labels` are the tagger's, in the order of its scores; `kinds`: labels of one kind, and what they need.
+
+        A label of several kinds belongs to the first.
+        """
+        index = {label: i for i, label in enumerate(labels)}
+        known = [([label for label in own if label in index], need) for own, need in kinds]
+        known = [(own, need) for own, need in known if own]
+        self._row: dict[str, int] = {}  # label → its kind
+        for row, (own, _) in enumerate(known):
+            for label in own:
+                self._row.setdefault(label, row)
+        members = [[index[label] for label in own] for own, _ in known]
+        self._members = np.array([i for own in members for i in own], np.intp)
+        self._offsets = np.cumsum([0] + [len(own) for own in members[:-1]])
+        self._needs = np.array([need for _, need in known])
+        self._heard: deque[tuple[int, int, NDArray[np.bool_]]] = deque(maxlen=MOST)  # start, end, which kinds
+
+    def feed(self, tags: Tags) -> None:
+        """Remember `tags`."""
+        if self._row:
+            best = np.maximum.reduceat(tags.scores[self._members], self._offsets)
+            self._heard.append((tags.window.start, tags.window.end, best >= self._needs))
+
+    def agrees(self, label: str, start: int, end: int) -> bool:
+        """Whether a window that overlaps `start` to `end` (samples) holds something of that label's kind too."""
+        row = self._row.get(label)
+        if row is None:
+            return False
+        return any(bool(heard[row]) for first, last, heard in self._heard if first < end and last > start)

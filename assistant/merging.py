@@ -27,6 +27,9 @@ class Merger:
     A tagger and a cadence detector both raise `smoke_alarm` for one alarm; the house is told once. Two sounds of one
     model stay two: that model's tracker has already decided.
 
+    What only a language model heard is no ground to act: when another model hears it too, that is told as a sound of
+    its own, and the doubtful one ends.
+
     A tagger calls the beeps of an alarm a telephone, an alarm clock or an appliance (so YAMNet, most
     T3 and T4). While a cadence is heard those are not told, and one that began with it ends when the cadence is known.
     """
@@ -48,6 +51,16 @@ class Merger:
     def _alarm_sounds(self) -> bool:
         return any(model in CADENCES for sound in self._open for model in sound.keys.values())
 
+    def _withdraw(self, sounds: list[_Open], now: int) -> list[Detection]:
+        """End sounds at `now` that another one stands for from here on."""
+        for sound in sounds:
+            self._open.remove(sound)
+            self._mistaken.update(sound.keys)
+        return [
+            replace(sound.first, state=State.ENDED, score=sound.best, end=now, heard_at=now, level_dbfs=None)
+            for sound in sounds
+        ]
+
     def _end_mistaken(self, alarm: Detection) -> list[Detection]:
         """End what `alarm` was taken for since it began; a telephone that rang before it goes on ringing."""
         beeps = [
@@ -55,25 +68,21 @@ class Merger:
             for sound in self._open
             if sound.first.event_type in MISTAKEN and sound.first.start >= alarm.start - SLACK
         ]
-        for sound in beeps:
-            self._open.remove(sound)
-            self._mistaken.update(sound.keys)
-        now = alarm.heard_at
-        return [
-            replace(sound.first, state=State.ENDED, score=sound.best, end=now, heard_at=now, level_dbfs=None)
-            for sound in beeps
-        ]
+        return self._withdraw(beeps, alarm.heard_at)
 
     def _started(self, detection: Detection) -> list[Detection]:
-        for sound in self._open:
-            if sound.first.event_type == detection.event_type and detection.model not in sound.keys.values():
+        same = [sound for sound in self._open if sound.first.event_type == detection.event_type]
+        doubtful = [sound for sound in same if detection.witnessed and not sound.first.witnessed]
+        ended = self._withdraw(doubtful, detection.heard_at)
+        for sound in same:
+            if sound not in doubtful and detection.model not in sound.keys.values():
                 sound.keys[detection.key] = detection.model
                 sound.best = max(sound.best, detection.score)
                 if detection.model not in sound.models:
                     sound.models.append(detection.model)
-                return []
+                return ended
         self._open.append(_Open(detection, detection.score, {detection.key: detection.model}, [detection.model]))
-        return [detection]
+        return [*ended, detection]
 
     def _ended(self, detection: Detection) -> list[Detection]:
         if detection.key in self._mistaken:
@@ -93,7 +102,8 @@ class Merger:
                     event_type=sound.first.event_type,
                     start=sound.first.start,
                     score=sound.best,
-                    model="+".join(sound.models),
+                    model="+".join(dict.fromkeys("+".join(sound.models).split("+"))),
+                    witnessed=sound.first.witnessed,
                 )
                 return [last]
         return [detection]

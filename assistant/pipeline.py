@@ -35,10 +35,13 @@ from assistant.events import (
 from assistant.evidence import Evidence
 from assistant.merging import Merger
 from assistant.models.cadence import Cadence
+from assistant.resident import BusyError, Resident
 from assistant.segment.activity import SILENCE_DBFS, Activity, ActivitySettings, Frame
+from assistant.segment.recent import Recent
 from assistant.segment.speech import Speech, SpeechSettings
 from assistant.segment.windows import Windows, WindowSettings
 from assistant.tracking import SoundSettings, SoundTable, Tracker
+from assistant.understanding import Captions, SharedTagger, Sounds
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from assistant.audio.source import Source
+    from assistant.models.audio_llm import AudioLLM
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +89,16 @@ class Recogniser(Protocol):
         """What was said; empty text when nothing believable was. `words` are names of this home to favour."""
 
 
+class Caller(Protocol):
+    """A thread that a model is called in."""
+
+    async def call(self, function: Callable[[], T], *, patient: bool = False) -> T:
+        """Run `function`; `patient`: there is time, as when a file is read as fast as possible."""
+
+    def shutdown(self) -> None:
+        """Take no more calls."""
+
+
 class ModelThread:
     """One thread in which one model is loaded, warmed up and called.
 
@@ -95,8 +109,8 @@ class ModelThread:
     def __init__(self, name: str) -> None:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
 
-    async def call(self, function: Callable[[], T]) -> T:
-        """Run `function` in the thread. Raises `TimeoutError` after a minute."""
+    async def call(self, function: Callable[[], T], *, patient: bool = False) -> T:
+        """Run `function` in the thread. Raises `TimeoutError` after a minute, `patient` or not."""
         # Not `asyncio.wait_for`: before Python 3.12 it swallows a cancel that comes together with the result.
         async with asyncio.timeout(MODEL_TIMEOUT):
             return await asyncio.get_running_loop().run_in_executor(self._executor, function)
@@ -113,12 +127,17 @@ class Models:
     tagger: Tagger
     tagging: ModelThread
     recogniser: Callable[[], Awaitable[Recogniser | None]]
-    recognising: ModelThread
+    recognising: Caller
+    llm: Resident | None = None  # profiles qwen and hybrid
+    describe: Callable[[AudioLLM, Samples], str | None] | None = None  # a caption, in the thread of `llm`
+    llm_tagger: SharedTagger | None = None  # profile qwen
 
     def shutdown(self) -> None:
         """Take no more calls."""
         self.tagging.shutdown()
         self.recognising.shutdown()
+        if self.llm is not None:
+            self.llm.shutdown()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +180,12 @@ class Pipeline:
         *,
         inline: bool,
         clocked: bool = False,
+        remember: bool = False,
     ) -> None:
         """`inline` recognises before the next chunk is read, so that two runs over a file give the same lines.
 
         `clocked`: the chunks tell when they were heard, so that what they waited on their way counts as latency.
+        `remember`: the last 30 s stay in memory as `recent`, for questions about them.
         An exception of `emit` ends the stream.
         """
         self._source = source
@@ -176,6 +197,7 @@ class Pipeline:
         self._level = level
         self._inline = inline
         self._clocked = clocked
+        self.recent = Recent() if remember or models.llm is not None else None
         self._activity = Activity(settings.activity)
         self._windows = Windows(settings.windows)
         self._speech = Speech(settings.speech)
@@ -183,6 +205,8 @@ class Pipeline:
         self._cadence = Cadence()
         self._evidence = Evidence(models.tagger.labels)
         self._merger = Merger()
+        self._sounds = self._llm_sounds()
+        self._captions = self._llm_captions()
         self._ids: dict[int, str] = {}  # detection key → event id
         self._position = 0
         self._origin = time.time()  # Unix seconds of sample 0, as the last chunk tells
@@ -193,6 +217,23 @@ class Pipeline:
         )
         self._peak = SILENCE_DBFS
         self.model_errors = 0
+
+    @property
+    def position(self) -> int:
+        """Samples of the stream heard so far; the next chunk begins there unless audio is lost."""
+        return self._position
+
+    def _llm_sounds(self) -> Sounds | None:
+        models, settings = self._models, self._settings
+        if models.llm is None or models.llm_tagger is None:
+            return None
+        witness = models.tagger.labels
+        return Sounds(models.llm, models.llm_tagger, settings.table, witness, settings.sounds, patient=self._inline)
+
+    def _llm_captions(self) -> Captions | None:
+        if self._models.llm is None or self._models.describe is None or self.recent is None:
+            return None
+        return Captions(self._models.llm, self._models.describe, self.recent, patient=self._inline)
 
     @property
     def silent(self) -> bool:
@@ -219,6 +260,9 @@ class Pipeline:
         finally:
             if recognising is not None:
                 recognising.cancel()
+            for part in (self._sounds, self._captions):
+                if part is not None:
+                    part.close()
 
     async def _at_most(self, limit: float, finishing: Coroutine[Any, Any, None] | asyncio.Task[None]) -> None:
         try:
@@ -251,12 +295,15 @@ class Pipeline:
         self._arrived = time.monotonic() - (_waited(chunk) if self._clocked else 0.0)
         self._origin = chunk.time - seconds(chunk.start)
         self._position = chunk.end
+        if self.recent is not None:
+            self.recent.feed(chunk)
         for detection in self._cadence.feed(chunk):
             self._announce(detection)
         frames = self._activity.feed(chunk)
         await self._tag(self._windows.feed(chunk, frames))
         for detection in self._tracker.advance(self._position):
             self._announce(detection)
+        await self._understand(chunk, frames)
         for utterance in self._speech.feed(chunk, frames):
             await self._heard(utterance)
         self._measure(chunk, frames)
@@ -271,8 +318,29 @@ class Pipeline:
                 continue
             tags = Tags(window, scores)
             self._evidence.feed(tags)
-            for detection in self._tracker.feed(tags):
+            for detection in self._decide(tags):
                 self._announce(detection)
+
+    def _decide(self, tags: Tags) -> Sequence[Detection]:
+        """What the tagger's scores begin: sounds, or where a language model hears sounds itself, its witness's word."""
+        if self._sounds is None:
+            return self._tracker.feed(tags)
+        seconded = self._sounds.testify(tags)
+        return seconded if self._sounds.hearing else [*seconded, *self._tracker.feed(tags)]
+
+    async def _understand(self, chunk: Chunk, frames: list[Frame]) -> None:
+        """Give the language model its share of a chunk, and tell what it has found out about earlier ones."""
+        if self._captions is not None:
+            await self._captions.feed(self._position)
+        if self._sounds is not None:
+            for detection in (*await self._sounds.feed(chunk, frames), *self._sounds.advance(self._position)):
+                self._announce(detection)
+        self._note_errors()
+
+    def _note_errors(self) -> None:
+        for part in (self._sounds, self._captions):
+            while part is not None and part.errors:
+                self._failed("the audio language model failed", part.errors.pop())
 
     def _failed(self, what: str, error: Exception) -> None:
         """Count an exception of a model; log it now and then, since a broken tagger fails four times a second."""
@@ -283,6 +351,12 @@ class Pipeline:
     async def _finish(self, recognising: asyncio.Task[None] | None) -> None:
         """The source has ended: last windows, open sounds, the utterance in progress, and those that wait."""
         await self._tag(self._windows.end())
+        if self._captions is not None:
+            await self._captions.feed(self._position, last=True)
+        if self._sounds is not None:
+            for detection in await self._sounds.end(self._position):
+                self._announce(detection)
+        self._note_errors()
         for detection in (*self._tracker.end(self._position), *self._cadence.end()):
             self._announce(detection)
         for utterance in self._speech.end():
@@ -317,8 +391,12 @@ class Pipeline:
                     pending.evidence,
                     languages=self._settings.languages,
                     words=self._settings.words,
-                )
+                ),
+                patient=self._inline,
             )
+        except BusyError as error:  # counted where it was shed
+            log.debug("%s: an utterance at %.1f s was lost: %s", self._name, seconds(utterance.start), error)
+            return
         except Exception as error:
             self._failed("the recogniser failed", error)
             return
@@ -340,17 +418,19 @@ class Pipeline:
                 state=State.HEARD,
                 event_type="speech",
                 label="Speech",
-                score=round(transcript.score, 3),
+                score=None if transcript.score is None else round(transcript.score, 3),
                 text=transcript.text,
                 language=transcript.language,
                 words=transcript.words,
+                emotion=transcript.emotion,
                 start=iso(start),
                 end=iso(self._origin + seconds(utterance.end)),
                 offset=round(seconds(utterance.start), 3),
                 duration=round(seconds(utterance.end - utterance.start), 3),
                 heard_at=round(seconds(pending.position), 3),
                 level_dbfs=round(utterance.level_dbfs, 1),
-                model=recogniser.name,
+                model=f"{recogniser.name}+{transcript.agreed}" if transcript.agreed else recogniser.name,
+                witnessed=transcript.witnessed,
                 latency=round(time.monotonic() - pending.arrived, 3),
             )
         )
@@ -359,12 +439,15 @@ class Pipeline:
         """Turn a detection into events, unless one that is out already stands for it."""
         for merged in self._merger.feed(detection):
             if merged.state is State.STARTED:
-                self._ids[merged.key] = str(ULID())
-                self._emit_sound(merged, self._ids[merged.key])
+                identity = self._ids[merged.key] = str(ULID())
+                self._emit_sound(merged, identity)
+                if self._captions is not None:
+                    self._captions.started(identity, merged.start, merged.heard_at)
             else:
-                self._emit_sound(merged, self._ids.pop(merged.key, str(ULID())))
+                identity = self._ids.pop(merged.key, "") or str(ULID())
+                self._emit_sound(merged, identity, self._captions.take(identity) if self._captions else None)
 
-    def _emit_sound(self, detection: Detection, identity: str) -> None:
+    def _emit_sound(self, detection: Detection, identity: str, caption: str | None = None) -> None:
         self._emit(
             Event(
                 id=identity,
@@ -375,6 +458,7 @@ class Pipeline:
                 event_type=detection.event_type,
                 label=detection.label,
                 score=round(detection.score, 3),
+                caption=caption,
                 start=iso(self._origin + seconds(detection.start)),
                 end=None if detection.end is None else iso(self._origin + seconds(detection.end)),
                 offset=round(seconds(detection.start), 3),
@@ -382,6 +466,7 @@ class Pipeline:
                 heard_at=round(seconds(detection.heard_at), 3),
                 level_dbfs=None if detection.level_dbfs is None else round(detection.level_dbfs, 1),
                 model=detection.model,
+                witnessed=detection.witnessed,
                 latency=round(time.monotonic() - self._arrived + seconds(self._position - detection.heard_at), 3),
             )
         )

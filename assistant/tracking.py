@@ -99,6 +99,25 @@ def load_table(path: Path) -> SoundTable:
         raise ConfigurationError(f"{path}: cannot be read as YAML: {error}") from error
 
 
+def slow_table(table: SoundTable, hold: float) -> SoundTable:
+    """The same table for a tagger whose windows are seconds apart: one decides, and sounds are held for longer."""
+
+    def slow(kinds: Mapping[str, SoundGroup]) -> dict[str, SoundGroup]:
+        return {
+            name: group.model_copy(update={"agreement": 1, "hold": max(hold, group.hold or 0.0)})
+            for name, group in kinds.items()
+        }
+
+    return table.model_copy(update={"groups": slow(table.groups), "families": slow(table.families)})
+
+
+def labels_of(table: SoundTable) -> tuple[str, ...]:
+    """Every label of a table, each once."""
+    kinds = (*table.groups.values(), *table.families.values())
+    named = (label for kind in kinds for label in kind.labels)
+    return tuple(dict.fromkeys((*named, *table.general, *table.speech, *table.scenes)))
+
+
 @dataclass(frozen=True, slots=True)
 class _Family:
     """Labels that mean one kind of sound."""
@@ -164,9 +183,22 @@ def _families(table: SoundTable, labels: Sequence[str]) -> list[_Family]:
 class Tracker:
     """The sounds of one stream. Pure: positions come with the windows and with `advance`."""
 
-    def __init__(self, table: SoundTable, labels: Sequence[str], settings: SoundSettings | None = None) -> None:
-        """`labels` are the tagger's, in the order of its scores. Raises `ConfigurationError` for unknown labels."""
+    def __init__(
+        self,
+        table: SoundTable,
+        labels: Sequence[str],
+        settings: SoundSettings | None = None,
+        *,
+        model: str = "yamnet",
+        onset_in_window: int = ONSET_IN_WINDOW,
+    ) -> None:
+        """`labels` are the tagger's, in the order of its scores; `model` is its name.
+
+        A sound begins at most `onset_in_window` samples before the end of the first window that shows it. Raises
+        `ConfigurationError` for labels of the table that the tagger does not have.
+        """
         self._settings = settings or SoundSettings()
+        self._model, self._onset_in_window = model, onset_in_window
         self._labels = tuple(labels)
         self._families = _families(table, labels)
         self._members = np.concatenate([family.indices for family in self._families])
@@ -283,7 +315,7 @@ class Tracker:
             family=family,
             label=self._labels[members[chosen]],
             score=min(1.0, float(scores[:, chosen].max())),
-            start=max(window.onset, first.end - ONSET_IN_WINDOW),
+            start=max(window.onset, first.end - self._onset_in_window),
             last=window.end,
         )
         self._running[family] = sound
@@ -310,5 +342,5 @@ class Tracker:
             end=sound.last if state is State.ENDED else None,
             heard_at=heard_at,
             level_dbfs=level_dbfs,
-            model="yamnet",
+            model=self._model,
         )

@@ -32,6 +32,15 @@ class WindowSettings(Settings):
     noise_dbfs: float = Field(default=-40.0, ge=-80.0, le=0.0, description="level the noise floor is not lifted above")
 
 
+class LongWindowSettings(WindowSettings):
+    """Windows of an audio language model: longer and fewer, because each costs it a tenth of a second and more."""
+
+    first: float = Field(default=1.0, ge=0.1, le=3.0, description="seconds of a sound in its first window")
+    hop: float = Field(default=1.5, ge=0.5, le=3.0, description="seconds from one window to the next")
+    trail: float = Field(default=0.8, ge=0.0, le=3.0, description="seconds tagged after the gate closed")
+    probe: float = Field(default=60.0, ge=1.0, description="seconds between windows of the background")
+
+
 class Windows:
     """The cutter of one stream. Pure: feeding pieces gives the windows of feeding the whole.
 
@@ -39,14 +48,16 @@ class Windows:
     at its end: nothing of it was active. `samples` are lifted; `level_dbfs` and `floor_dbfs` are those of the room.
     """
 
-    def __init__(self, settings: WindowSettings | None = None) -> None:
+    def __init__(self, settings: WindowSettings | None = None, *, length: int = WINDOW) -> None:
+        """`length` of a window in samples: what the tagger takes."""
         self._settings = s = settings or WindowSettings()
+        self._length = length
         self._probe = round(s.probe * SAMPLE_RATE)
         self._first, self._hop, self._trail = (round(x * SAMPLE_RATE) for x in (s.first, s.hop, s.trail))
         self._buffer: Samples = np.zeros(0, np.float32)
         self._filled = 0  # samples of the buffer in use: audio without a gap up to `_end`
         self._end = 0  # position after the last sample in use
-        self._frames: deque[Frame] = deque(maxlen=WINDOW // FRAME + 1)
+        self._frames: deque[Frame] = deque(maxlen=length // FRAME + 1)
         self._onset: int | None = None  # where the activity began; None between activities
         self._due = 0  # position at which the next window may end
         self._cut_at = 0  # where the last window ended
@@ -82,7 +93,7 @@ class Windows:
         """Keep `samples`; when the buffer is full only the last window moves to a new one."""
         filled = self._filled + len(samples)
         if filled > len(self._buffer):
-            kept = self._buffer[max(0, self._filled - WINDOW - FRAME) : self._filled]
+            kept = self._buffer[max(0, self._filled - self._length - FRAME) : self._filled]
             self._buffer = np.concatenate((kept, samples, np.zeros(8 * WINDOW, np.float32)))
             self._filled = len(kept) + len(samples)
         else:
@@ -97,7 +108,7 @@ class Windows:
                 self._onset = frame.start
                 self._due = frame.start + self._first
             self._closes_at = end + self._trail
-        whole = end - (self._end - self._filled) >= WINDOW
+        whole = end - (self._end - self._filled) >= self._length
         if self._onset is None:
             probe = whole and end - max(self._cut_at, self._closes_at) >= self._probe and frame.dbfs > SILENCE_DBFS
             return [self._cut(end, end)] if probe else []
@@ -112,10 +123,10 @@ class Windows:
     def _cut(self, onset: int, end: int) -> Window:
         self._cut_at = end
         last = self._filled - (self._end - end)
-        samples = self._buffer[max(0, last - WINDOW) : last]
+        samples = self._buffer[max(0, last - self._length) : last]
         length = len(samples)
-        if length < WINDOW:
-            samples = np.resize(samples, WINDOW)
+        if length < self._length:
+            samples = np.resize(samples, self._length)
         inside = [f for f in self._frames if f.active and end - length <= f.start < end]
         power = sum(10.0 ** (f.dbfs / 10.0) for f in inside)
         level = 10.0 * float(np.log10(power / len(inside))) if inside else dbfs(samples)
