@@ -11,6 +11,7 @@ import json
 import math
 import re
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -134,7 +135,8 @@ class TimedWords:
 def words_of(reply: str, seconds: float) -> TimedWords:
     """SRWT: `<|0.00|><|sil|><|0.54|>面<|0.86|>条<|1.17|>`, N words or silences between N + 1 shared boundaries.
 
-    Stamps that break the order are those outside the longest run that keeps it. `seconds` is the clip's length.
+    Of stamps that contradict each other those are believed that every longest run in order holds. `seconds` is the
+    clip's length.
     """
     pieces = _pieces(reply)
     good = _in_order([(i, piece) for i, piece in enumerate(pieces) if isinstance(piece, float)], seconds)
@@ -152,22 +154,25 @@ def words_of(reply: str, seconds: float) -> TimedWords:
 
 
 def _in_order(stamps: Sequence[tuple[int, float]], seconds: float) -> dict[int, float]:
-    """The stamps (by index) of the longest non-decreasing run within the clip."""
+    """The stamps (by index) within the clip that are part of every longest non-decreasing run."""
     within = [(i, min(time, seconds)) for i, time in stamps if 0.0 <= time <= seconds + SLACK]
-    tails: list[float] = []  # last time of the best run of each length
-    at: list[int] = []  # where it is in `within`
-    before: list[int | None] = []
-    for n, (_, time) in enumerate(within):
-        length = bisect_right(tails, time)
-        before.append(at[length - 1] if length else None)
-        tails[length : length + 1] = [time]
-        at[length : length + 1] = [n]
-    chosen: dict[int, float] = {}
-    last: int | None = at[-1] if at else None
-    while last is not None:
-        chosen[within[last][0]] = within[last][1]
-        last = before[last]
-    return chosen
+    before = _runs([time for _, time in within])
+    after = _runs([-time for _, time in reversed(within)])[::-1]
+    longest = max(before, default=0)
+    candidates = [n for n in range(len(within)) if before[n] + after[n] == longest + 1]
+    rivals = Counter(before[n] for n in candidates)
+    return {within[n][0]: within[n][1] for n in candidates if rivals[before[n]] == 1}
+
+
+def _runs(times: Sequence[float]) -> list[int]:
+    """For each time the length of the longest non-decreasing run that ends with it."""
+    lasts: list[float] = []  # the smallest last time of a run of each length
+    lengths: list[int] = []
+    for time in times:
+        length = bisect_right(lasts, time)
+        lasts[length : length + 1] = [time]
+        lengths.append(length + 1)
+    return lengths
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,16 +289,23 @@ _UNCLEAR = re.compile(
     r"(?:unintelligible|unclear|inaudible|not (?:clear|intelligible|audible|recogni[sz]able|understandable))\b.{0,120}",
     re.IGNORECASE,
 )
-# Refusals name the audio or the model itself, so that people who say "I can't hear you" are not refusals.
-_REFUSAL = re.compile(
-    r"\bas an? (?:ai|language model|large language)\b|"
-    r"\b(?:i(?:'m| am)?|we) (?:sorry,? (?:but )?i (?:\w+ )?)?(?:can(?:no|')t|can not|could(?:n't| not)|"
-    r"(?:am )?(?:not able|unable) to|do(?:n't| not) (?:have|know)|not sure)\b.{0,60}?\b"
-    r"(?:audio|speech|recording|clip|sound|information|transcri\w+|"
-    r"emotion|speaker|language|word|music|question|context|what (?:is|you))\b|"
-    r"\b(?:no|any) audio (?:was |is |has been |file )?(?:provided|given|attached|uploaded|included)\b|"
-    r"^(?:unknown|unclear|n/?a|none|cannot (?:be )?(?:determined?|tell))[.!]?$|"
+# Refusals begin a reply. Of speech they must name the audio or the model itself: people say "I can't hear you" too.
+_SORRY = r"(?:(?:sorry|unfortunately|i apologi[sz]e|i(?:'m| am) (?:sorry|afraid))\b.{0,20}?\b)?"
+_CANNOT = (
+    r"(?:i|we)(?:'m| am| are)? (?:can(?:no|')t|can not|could(?:n't| not)|not able to|unable to|"
+    r"do(?:n't| not) (?:have|know)|not (?:sure|certain))\b"
+)
+_REFUSES_SPEECH = re.compile(
+    rf"{_SORRY}(?:as an? (?:ai|artificial|language model|large language)\b|"
+    rf"{_CANNOT}.{{0,60}}?\b(?:audio|speech|recording|clip|transcri\w+)\b|"
+    r"(?:there (?:is|was) )?(?:no|any) audio (?:was |is |has been |file )?"
+    r"(?:provided|given|attached|uploaded|included)\b)|"
     r"(?:抱歉|对不起|對不起|很遗憾).{0,20}(?:无法|不能|無法)|(?:申し訳|すみません).{0,30}(?:できません|わかりません)",
+    re.IGNORECASE | re.DOTALL,
+)
+_REFUSES = re.compile(
+    rf"{_SORRY}(?:{_CANNOT}|it (?:is|'s) (?:not possible|impossible|difficult|hard) to\b)|"
+    r"(?:unknown|unclear|n/?a|none|(?:it )?(?:cannot|can't) (?:be )?(?:determined?|told|tell|identified))[.!]?$",
     re.IGNORECASE | re.DOTALL,
 )
 
@@ -309,7 +321,11 @@ class Said:
 def refused(reply: str) -> bool:
     """Whether the model says that it cannot say."""
     text = plain(reply).replace("’", "'")
-    return bool(_REFUSAL.search(text) or _UNCLEAR.fullmatch(text))
+    return bool(_REFUSES.match(text)) or _refuses_speech(text)
+
+
+def _refuses_speech(text: str) -> bool:
+    return bool(_REFUSES_SPEECH.match(text.replace("’", "'")) or _UNCLEAR.fullmatch(text))
 
 
 def tagged_speech(reply: str) -> Said:
@@ -326,16 +342,17 @@ def speech_of(reply: str) -> Said:
     that is no such wrapper, no refusal and no mere description is taken to be the text itself.
     """
     text = plain(reply)
-    if not text or _UNCLEAR.fullmatch(text):
+    if not text:
         return Said(None, None)
     if _NO_SPEECH.fullmatch(text.replace("’", "'")):
         return Said("", None)
-    unwrapped = _unquoted(text) or _after_colon(text)
+    unwrapped = _unquoted(text)
+    if unwrapped is None and _refuses_speech(text):
+        return Said(None, None)
+    unwrapped = unwrapped or _after_colon(text)
     if unwrapped is not None:
         said, prose = unwrapped
         return Said(said or None, language_named(prose))
-    if refused(text):
-        return Said(None, None)
     if _DESCRIBES.match(text):
         return Said(None, language_named(text))
     return Said(text, None)

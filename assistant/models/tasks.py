@@ -70,6 +70,7 @@ MOST_CLIPS: Final = 8  # clips (and windows of long ones) of one message: 30 s a
 ANSWER_TOKENS: Final = 256
 CAPTION_TOKENS: Final = 96
 LABEL_TOKENS: Final = 48
+FEW_TOKENS: Final = 32  # for what a model says around speech
 SPOKEN_TOKENS: Final = 12  # a second: nobody speaks faster, a longer text is a loop
 TIMED_TOKENS: Final = 24  # a second: each word has a stamp
 
@@ -251,7 +252,8 @@ def transcribe(llm: AudioLLM, clips: Sequence[Samples], *, language: str | None 
     tags = _tags("startoftranscript", language, "transcribe", language, "<|notimestamps|><|wo_itn|>")
     text = f"Recognize the {LANGUAGES[language]} speech" if language else "Recognize the speech"
     return [
-        _spoken(llm, heard, language) for heard in _each(llm, clips, tags, text, tokens=32, per_second=SPOKEN_TOKENS)
+        _spoken(llm, heard, language)
+        for heard in _each(llm, clips, tags, text, tokens=FEW_TOKENS, per_second=SPOKEN_TOKENS)
     ]
 
 
@@ -265,7 +267,9 @@ def translate(llm: AudioLLM, clips: Sequence[Samples], to: str, *, language: str
     tags = _tags("startoftranscript", language, "translate", to, "<|notimestamps|><|itn|>")
     spoken = f"{LANGUAGES[language]} speech" if language else "speech"
     text = f"Translate the {spoken} into {LANGUAGES[to]}. Answer with the translation only."
-    return [_spoken(llm, heard, to) for heard in _each(llm, clips, tags, text, tokens=32, per_second=SPOKEN_TOKENS)]
+    return [
+        _spoken(llm, heard, to) for heard in _each(llm, clips, tags, text, tokens=FEW_TOKENS, per_second=SPOKEN_TOKENS)
+    ]
 
 
 def _spoken(llm: AudioLLM, heard: Sequence[_Heard], language: str | None) -> Transcription:
@@ -285,7 +289,8 @@ def word_times(llm: AudioLLM, clips: Sequence[Samples], *, language: str | None 
     spoken = f"{LANGUAGES[language]} speech" if language else "speech"
     text = f"Recognize the {spoken} and give the start time and end time of every word."
     return [
-        _word_times(llm, heard, language) for heard in _each(llm, clips, tags, text, tokens=32, per_second=TIMED_TOKENS)
+        _word_times(llm, heard, language)
+        for heard in _each(llm, clips, tags, text, tokens=FEW_TOKENS, per_second=TIMED_TOKENS)
     ]
 
 
