@@ -1,4 +1,4 @@
-"""Audio as the model takes it: mono at 16 kHz, float32 of shape (samples,), 30 ms to 30 s."""
+"""Audio as the model takes it: mono at 16 kHz, float32 of shape (samples,), up to 30 s."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import torch
 
 from assistant.errors import ModelError, SourceError
 from assistant.events import Samples
-from assistant.models.qwen_audio.mel import RATE, SHORTEST
+from assistant.models.qwen_audio.mel import RATE
 
 log = logging.getLogger(__name__)
 
 
 def prepared(audio: Any, longest: int, name: str = "the clip") -> Samples:  # noqa: ANN401 (checked here)
-    """One clip of an array or tensor: silence added up to 30 ms, cut at `longest` samples with a warning.
+    """One clip of an array or tensor, cut at `longest` samples with a warning.
 
     Raises `ModelError` for what is no mono audio in floating point.
     """
@@ -33,8 +33,7 @@ def prepared(audio: Any, longest: int, name: str = "the clip") -> Samples:  # no
     if strange := int(np.count_nonzero(~np.isfinite(samples))):
         raise ModelError(f"{name} has {strange} samples that are no finite number")
     _warn(name, samples.size / RATE, longest)
-    samples = samples[:longest].astype(np.float32, copy=False)
-    return np.pad(samples, (0, max(0, SHORTEST - samples.size)))
+    return samples[:longest].astype(np.float32, copy=False)
 
 
 def read(path: Path, longest: int) -> Samples:

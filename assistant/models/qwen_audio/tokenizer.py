@@ -124,9 +124,7 @@ class TextStream:
 
     def end(self) -> str:
         """A replacement character if the last one was cut off, otherwise nothing. The stream can be used anew."""
-        rest = self._decoder.decode(b"", final=True)
-        self._decoder.reset()
-        return rest
+        return self._decoder.decode(b"", final=True)
 
 
 def _ranks(path: Path) -> dict[bytes, int]:

@@ -101,6 +101,18 @@ def test_a_text_may_number_its_clips_itself() -> None:
     assert parts == ["Audio 7: ", clip, "\nand ", "Audio 2:", clip, "\n", "?"]
 
 
+def test_only_clips_of_the_user_are_numbered(tokenizer: QwenAudioTokenizer) -> None:
+    messages = [Message("system", ("Listen: ", tiny.wave("odd"))), Message("user", ("hi",))]
+    assert chat_row(messages, tokenizer, max_window_size=6144).ids == PROMPTS["audio_inside_system"]["ids"]
+
+
+def test_neighbouring_texts_are_one(tokenizer: QwenAudioTokenizer) -> None:
+    rows = [
+        chat_row([Message("user", parts)], tokenizer, max_window_size=6144) for parts in (("hel", "", "lo"), ("hello",))
+    ]
+    assert rows[0].ids == rows[1].ids
+
+
 def test_each_message_counts_its_clips_from_one(tokenizer: QwenAudioTokenizer) -> None:
     prompt = PROMPTS["audio_in_history_and_query"]
     texts = [(query, reply) for query, reply in prompt["history"]]
