@@ -11,10 +11,15 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from assistant import registry
+from assistant.answering import answer_question, answer_rule, span_of_clip
 from assistant.errors import AssistantError
 from assistant.events import (
+    SAMPLE_RATE,
     Action,
+    Ask,
     Event,
     Fact,
     HealthMeasured,
@@ -23,6 +28,8 @@ from assistant.events import (
     Presence,
     Publish,
     RoomChanged,
+    Samples,
+    frozen,
     without_words,
 )
 from assistant.health import Meter
@@ -36,6 +43,7 @@ from assistant.startup import ModelFiles, Room, hearing_settings, home_of, load_
 if TYPE_CHECKING:
     from assistant.audio.source import Source
     from assistant.config import Config
+    from assistant.outputs.questions import Question
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +54,7 @@ BACKOFF = (1.0, 60.0)  # seconds: first and longest wait before a broken part is
 CONNECT_WITHIN = 5.0  # seconds that a recording waits for the outputs
 DRAIN = 10.0  # seconds for what was heard before the signal
 LEAST_DRAIN = 1.0  # of which so many for the outputs, however long the recogniser took
+QUESTIONS = 16  # of rules that wait for the audio language model at once; more go without an answer
 
 
 class Output(Protocol):
@@ -139,6 +148,8 @@ class Daemon:
             transcripts=config.privacy.transcripts,
             rooms={room.id: room.name or room.id for room in rooms},
         )
+        self._asking: set[asyncio.Task[None]] = set()
+        self._hurried = False  # nothing is asked any more
         self._meter = Meter()
         self._stopping = asyncio.Event()
 
@@ -159,12 +170,14 @@ class Daemon:
             ]
             listening = [group.create_task(self._listen(ear), name=ear.room.id) for ear in self._ears]
             await self._until_stopped(listening)
+            await self._until_answered()
             for output in self._outputs.values():
                 output.go_offline()
             for task in listening:
                 task.cancel()
             until = time.monotonic() + DRAIN
             await self._ended(listening)
+            await self._last_answers(until - LEAST_DRAIN - time.monotonic())
             left = max(LEAST_DRAIN, until - time.monotonic())
             await asyncio.gather(*(self._close(name, output, left) for name, output in self._outputs.items()))
             for task in lasting:
@@ -180,6 +193,25 @@ class Daemon:
             await asyncio.wait((stopping, ended), return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopping.cancel()
+
+    async def _until_answered(self) -> None:
+        """Wait for the questions of rules, which have deadlines of their own, unless asked to stop."""
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            while self._asking and not stopping.done():
+                await asyncio.wait({stopping, *self._asking}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+
+    async def _last_answers(self, left: float) -> None:
+        """What rules still ask has `left` seconds; then they go on without an answer."""
+        if self._asking:
+            await asyncio.wait(self._asking, timeout=max(0.0, left))
+        self._hurried = True
+        for task in self._asking:
+            task.cancel()
+        if self._asking:
+            await asyncio.wait(self._asking)
 
     async def _ended(self, listening: Sequence[asyncio.Task[None]]) -> None:
         """Wait for cancelled rooms. One that hangs, in a driver or a model, is cancelled again."""
@@ -318,13 +350,52 @@ class Daemon:
             except Exception:
                 log.exception("%s: did not take a %s", name, type(item).__name__)
 
-    def _act(self, actions: Sequence[Action]) -> None:
+    def _act(self, actions: Sequence[Action], clip: Samples | None = None) -> None:
+        """Do what rules ask for. `clip` is what earlier questions of the same rule were about."""
         for action in actions:
             match action:
                 case Publish():
                     self._tell(action)
                 case Log():
                     log.info("rule %s: %s", action.rule, action.message)
+                case Ask():
+                    self._ask(action, clip)
+
+    def _ask(self, ask: Ask, clip: Samples | None) -> None:
+        """Have a rule's question answered in the background; its other actions follow."""
+        if self._hurried or len(self._asking) >= QUESTIONS:
+            self._act(self._rules.answered(ask, None), clip)
+            return
+        if clip is None:
+            clip = self._heard_in(ask.event.room, lambda now: span_of_clip(ask.event, now))
+        task = asyncio.create_task(self._answer_rule(ask, clip), name=f"question of {ask.rule}")
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+
+    async def _answer_rule(self, ask: Ask, clip: Samples) -> None:
+        answer = None
+        with suppress(asyncio.CancelledError):  # the daemon stops: the rule goes on without
+            answer = await answer_rule(self._models.llm, ask, clip)
+        try:
+            self._act(self._rules.answered(ask, answer), clip)
+        except Exception:
+            log.exception("rule %s failed after its question", ask.rule)
+
+    async def answer(self, question: Question) -> Mapping[str, Any]:
+        """The body of the answer to somebody's question. Raises `AssistantError` with what is wrong."""
+        return await answer_question(
+            self._models.llm,
+            question,
+            [ear.room.id for ear in self._ears],
+            lambda room, seconds: self._heard_in(room, lambda now: (now - round(seconds * SAMPLE_RATE), now)),
+        )
+
+    def _heard_in(self, room: str, span: Callable[[int], tuple[int, int]]) -> Samples:
+        """What was heard in a room: `span` says of the position there which samples."""
+        pipeline = next((ear.pipeline for ear in self._ears if ear.room.id == room), None)
+        if pipeline is None or pipeline.recent is None:
+            return frozen(np.zeros(0, np.float32))
+        return pipeline.recent.cut(*span(pipeline.position))
 
     async def _tick(self) -> None:
         """Give the rules the time: sounds that last, sounds that stay away."""
@@ -352,6 +423,9 @@ class Daemon:
         figures["rooms_online"] = sum(ear.online for ear in self._ears)
         figures["rooms_silent"] = sum(ear.silent for ear in self._ears)
         figures["rooms"] = len(self._ears)
+        if self._models.llm is not None:
+            figures["rules_unanswered"] = self._rules.unanswered.total()
+            figures["rules_doubted"] = self._rules.doubted.total()
         for name, output in self._outputs.items():
             figures |= {f"{name}_{key}": value for key, value in output.health().items()}
         return figures
@@ -377,10 +451,15 @@ async def daemon(
         models = await load_models(config, files)
         stack.callback(models.shutdown)
         hearing = hearing_settings(config)
+
+        async def answer(question: Question) -> Mapping[str, Any]:
+            return await built.answer(question)
+
         output: Output = registry.load(registry.OUTPUTS, "mqtt")(
-            mqtt or config.mqtt, home_of(config, rooms, hearing.table), config.homeassistant
+            mqtt or config.mqtt, home_of(config, rooms, hearing.table), config.homeassistant, answer=answer
         )
-        yield Daemon(config, hearing, models, rooms, {"mqtt": output}, speed=speed)
+        built = Daemon(config, hearing, models, rooms, {"mqtt": output}, speed=speed)
+        yield built
 
 
 @asynccontextmanager

@@ -254,8 +254,10 @@ def broker_of(url: str) -> MqttSettings:
 def run_daemon(arguments: argparse.Namespace) -> int:
     """`kikimimi run`."""
     from assistant import app, startup  # noqa: PLC0415
+    from assistant.config import check_profile  # noqa: PLC0415
 
     config = load_configuration(arguments)
+    check_profile(config)
     rooms = startup.rooms_of(config, arguments.source)
     mqtt = broker_of(arguments.mqtt) if arguments.mqtt is not None else None
     with progress_bars() as progress:

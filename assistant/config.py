@@ -29,7 +29,7 @@ from assistant.models.store import StoreSettings
 from assistant.models.whisper import WhisperSettings
 from assistant.outputs.homeassistant import HomeAssistantSettings
 from assistant.outputs.mqtt_client import MqttSettings
-from assistant.rules import RuleList
+from assistant.rules import RuleList, names_of
 from assistant.segment.activity import ActivitySettings
 from assistant.segment.speech import SpeechSettings
 from assistant.segment.windows import WindowSettings
@@ -183,6 +183,24 @@ class Config(Settings):
             return ""
         line = next((self._lines[key] for key in _shorter(location) if key in self._lines), None)
         return f"{self._file}:{line}: " if line else f"{self._file}: "
+
+
+def check_profile(config: Config) -> None:
+    """Raise `ConfigurationError`, one line for each, if rules ask a model that the profile does not have."""
+    if config.profile != "embedded":
+        return
+    lines = []
+    for number, (name, rule) in enumerate(zip(names_of(config.rules), config.rules, strict=True)):
+        for index, action in enumerate(rule.do):
+            if action.question is not None:
+                kind = "ask" if action.ask is not None else "describe"
+                lines.append(
+                    f'{config.place("rules", number, "do", index)}rule "{name}": {kind} needs an audio language model, '
+                    "which the profile embedded does not have; remedy: profile: hybrid or qwen (kikimimi doctor tells "
+                    "what fits), or remove the action"
+                )
+    if lines:
+        raise ConfigurationError("\n".join(lines))
 
 
 def _one_line(text: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from assistant.config import Config, shipped
+from assistant.config import Config, check_profile, shipped
 from assistant.errors import AssistantError
 from assistant.events import Event, State, Word
 from assistant.rules import (
@@ -42,7 +42,11 @@ class Report:
 
 
 def explain(config: Config) -> Report:
-    """Rooms and rules in words, and warnings. Raises `ConfigurationError` for a broken sound table."""
+    """Rooms and rules in words, and warnings.
+
+    Raises `ConfigurationError` for a broken sound table, and for rules that the profile cannot run.
+    """
+    check_profile(config)
     table = load_table(config.sounds.table or shipped("sounds.yaml"))
     lines = [f"Configuration: {config.file or 'none, everything has its default'}", *_rooms(config)]
     lines.append(f"Broker: {config.mqtt.address if config.mqtt.host else 'none given, the embedded one'}")

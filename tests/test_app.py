@@ -79,6 +79,9 @@ class Subscriber:
     def on(self, topic: str) -> list[str]:
         return [payload for name, payload, _ in self.messages if name == topic]
 
+    def publish(self, topic: str, payload: str) -> None:
+        self._client.publish(topic, payload, 1)
+
     def close(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from assistant.config import Config, load, parse, shipped
+from assistant.errors import ConfigurationError
 from assistant.explain import describe, explain, span_of
 
 HOUSE = """\
@@ -17,7 +18,8 @@ rules:
 
 
 def warned(rule: str, house: str = HOUSE) -> list[str]:
-    return list(explain(parse(house + f"- {rule}\n", Path("c.yaml"))).warnings)
+    profile = "profile: hybrid\n" if "{ask: " in rule or "{describe: " in rule else ""
+    return list(explain(parse(profile + house + f"- {rule}\n", Path("c.yaml"))).warnings)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +150,25 @@ def test_doubtful_actions_are_warnings(do: str, warning: str) -> None:
 )
 def test_what_works_is_no_warning(rule: str) -> None:
     assert warned(rule) == []
+
+
+def test_the_profile_embedded_answers_nothing() -> None:
+    text = """rules:
+- name: dog
+  when: {sound: dog_bark}
+  do:
+  - log: x
+  - describe: {}
+  - ask: {prompt: x, as: y}
+"""
+    with pytest.raises(ConfigurationError) as caught:
+        explain(parse(text, Path("c.yaml")))
+    assert str(caught.value).splitlines() == [
+        f'c.yaml:{line}: rule "dog": {kind} needs an audio language model, which the profile embedded does not have; '
+        "remedy: profile: hybrid or qwen (kikimimi doctor tells what fits), or remove the action"
+        for line, kind in ((6, "describe"), (7, "ask"))
+    ]
+    assert explain(parse(f"profile: qwen\n{text}", Path("c.yaml"))).warnings == ()
 
 
 def test_rooms_with_the_same_microphone() -> None:
