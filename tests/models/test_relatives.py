@@ -398,13 +398,13 @@ def test_answers_keep_time_stamps_and_lose_control_tokens(llm: Relative) -> None
 
 def test_quantisation_is_refused_where_it_does_not_run(checkpoint: Path) -> None:
     make = registry.load({"it": class_of(checkpoint)}, "it")
-    with pytest.raises(ModelError, match=r"quantisation: int8 .*remedy"):
+    with pytest.raises(ModelError, match=r"quantisation: int8 of .*remedy"):
         make(checkpoint, AudioLLMSettings(device="cpu", quantisation="int8"))
 
 
 def test_devices_that_are_not_there_are_named(checkpoint: Path) -> None:
     make = registry.load({"it": class_of(checkpoint)}, "it")
-    for device in ("abacus", "cuda:99"):
+    for device in ("abacus", "cuda:99", "meta"):
         with pytest.raises(ModelError, match=device):
             make(checkpoint, AudioLLMSettings(device=device))
 

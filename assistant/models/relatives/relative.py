@@ -8,7 +8,6 @@ them, and for each clip as many placeholders as its features will fill.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import re
 from abc import ABC, abstractmethod
@@ -22,12 +21,14 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, BitsAndBytesConfig, WhisperFeatureExtractor
+from transformers import AutoTokenizer, WhisperFeatureExtractor
+from transformers.utils.logging import disable_progress_bar
 
 from assistant.errors import ModelError
 from assistant.events import SAMPLE_RATE, Samples, seconds
 from assistant.models import generation
 from assistant.models.audio_llm import Answer, AudioLLMSettings, Message, Prompt
+from assistant.models.placement import Placement, place
 from assistant.models.relatives import FAMILIES, model_type
 
 log = logging.getLogger(__name__)
@@ -68,20 +69,20 @@ class Relative(ABC):
     def __init__(self, folder: Path, settings: AudioLLMSettings) -> None:
         """Load from `folder`, straight to the device and dtype. Raises `ModelError` for what cannot be run as asked."""
         self.name = folder.name
-        self.device = _device(settings.device)
         found = model_type(folder)
         if not FAMILIES.get(found, "").endswith(f":{type(self).__name__}"):
             raise ModelError(
                 f"{folder / 'config.json'}: model_type is {found!r}, which {type(self).__name__} cannot run"
             )
-        options = self._quantisation(settings)
+        where = place(settings)
+        options = self._options(where)
+        self.device = where.device
+        disable_progress_bar()  # stderr is the log's
         try:
             self.tokenizer = self._load_tokenizer(folder)
             self.extractor = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
             self.model, report = getattr(transformers, self.architecture).from_pretrained(
                 folder,
-                dtype=_dtype(settings.dtype, self.device),
-                device_map={"": self.device},
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,
@@ -103,6 +104,9 @@ class Relative(ABC):
         self.placeholder_id = self._id(self.placeholder)
         self.end_ids = [self._id(token) for token in self.ends]
         self.pad_id = self._id(self.padding)
+        audio = (self._id(token) for token in (self.placeholder, self.opening, self.closing) if token)
+        # A clip is never part of an answer, and rows of the LM head behind the vocabulary are no tokens.
+        self.never = (*audio, *range(self.tokenizer.get_vocab_size(), self.model.config.get_text_config().vocab_size))
         if self.placeholder_id != self.model.config.audio_token_id:
             raise ModelError(
                 f"{folder}: the tokenizer has {self.placeholder} at {self.placeholder_id}, config.json's audio token "
@@ -128,6 +132,7 @@ class Relative(ABC):
             end=self.end_ids,
             pad=self.pad_id,
             decode=self.decode,
+            never=self.never,
             choices=None if choices is None else {choice: self.encode(choice) for choice in choices},
             stream=stream,
             cancelled=cancelled,
@@ -252,49 +257,11 @@ class Relative(ABC):
         if report.get("unexpected_keys"):
             log.warning("%s holds %d tensors that are not used", folder, len(report["unexpected_keys"]))
 
-    def _quantisation(self, settings: AudioLLMSettings) -> dict[str, Any]:
-        """Arguments for `from_pretrained`: bitsandbytes on a GPU, everywhere else a clear refusal."""
-        if settings.quantisation == "none":
-            return {}
-        asked = f"quantisation: {settings.quantisation}"
-        if not self.quantisable:
-            raise ModelError(f"{asked} leaves the experts of {self.name} as they are; remedy: quantisation: none")
-        if not self.device.startswith("cuda"):
-            raise ModelError(
-                f"{asked} of {self.name} needs a GPU, the device is {self.device}; remedy: quantisation: none"
-            )
-        if importlib.util.find_spec("bitsandbytes") is None:
-            raise ModelError(f"{asked} of {self.name} needs the package bitsandbytes; remedy: pip install bitsandbytes")
-        whole = ["lm_head", "audio_tower", "multi_modal_projector", "visual"]
-        if settings.quantisation == "int8":
-            config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)
-        else:
-            config = BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_compute_dtype=_dtype(settings.dtype, self.device),
-                llm_int8_skip_modules=whole,
-            )
-        return {"quantization_config": config}
-
-
-def _device(wanted: str) -> str:
-    """The device by its name in torch. Raises `ModelError` for one that is not there."""
-    if wanted == "auto":
-        return "cuda:0" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(wanted)
-    except RuntimeError:
-        raise ModelError(f"device: {wanted!r} is none; remedy: auto, cpu, cuda or cuda:1") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ModelError(f"device: {wanted} is not there ({torch.cuda.device_count()} GPUs); remedy: auto or cpu")
-    return f"cuda:{device.index or 0}" if device.type == "cuda" else wanted
-
-
-def _dtype(wanted: str, device: str) -> torch.dtype:
-    if wanted != "auto":
-        dtype: torch.dtype = getattr(torch, wanted)
-        return dtype
-    if not device.startswith("cuda"):
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    def _options(self, where: Placement) -> dict[str, Any]:
+        """Arguments for `from_pretrained`. Raises `ModelError` for a quantisation that does not run there."""
+        asked = f"models.audio_llm.quantisation: {where.quantisation} of {self.name}"
+        if where.quantisation != "none" and not self.quantisable:
+            raise ModelError(f"{asked} would leave its experts as they are; remedy: quantisation: none")
+        if where.quantisation != "none" and where.device == "cpu":
+            raise ModelError(f"{asked} needs a GPU, the device is cpu; remedy: quantisation: none")
+        return where.options()
