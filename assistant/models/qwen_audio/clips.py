@@ -23,7 +23,9 @@ def prepared(audio: Any, longest: int, name: str = "the clip") -> Samples:  # no
 
     Raises `ModelError` for what is no mono audio in floating point.
     """
-    samples = audio.detach().cpu().numpy() if isinstance(audio, torch.Tensor) else np.asarray(audio)
+    if isinstance(audio, torch.Tensor):  # numpy knows no bfloat16
+        audio = (audio.float() if audio.is_floating_point() else audio).detach().cpu().numpy()
+    samples = np.asarray(audio)
     if samples.ndim != 1:
         raise ModelError(f"{name} has shape {samples.shape}; remedy: mono, of shape (samples,)")
     if not samples.size:
@@ -33,7 +35,7 @@ def prepared(audio: Any, longest: int, name: str = "the clip") -> Samples:  # no
     if strange := int(np.count_nonzero(~np.isfinite(samples))):
         raise ModelError(f"{name} has {strange} samples that are no finite number")
     _warn(name, samples.size / RATE, longest)
-    return samples[:longest].astype(np.float32, copy=False)
+    return np.ascontiguousarray(samples[:longest], np.float32)
 
 
 def read(path: Path, longest: int) -> Samples:

@@ -15,6 +15,7 @@ import tiny_qwen_audio as tiny
 import torch
 
 from assistant.errors import ModelError, SourceError
+from assistant.events import frozen
 from assistant.models.qwen_audio import QwenAudioForConditionalGeneration, QwenAudioProcessor
 from assistant.models.qwen_audio.tokenizer import RANKS
 
@@ -118,7 +119,17 @@ def test_what_is_no_clip(processor: QwenAudioProcessor, clip: Any, message: str)
         processor(PAIR, [clip])
 
 
-@pytest.mark.parametrize("convert", [torch.from_numpy, list, lambda clip: clip.astype(np.float64)])
+@pytest.mark.parametrize(
+    "convert",
+    [
+        torch.from_numpy,
+        list,
+        lambda clip: clip.astype(np.float64),
+        lambda clip: clip.astype(">f4"),
+        lambda clip: clip[::-1].copy()[::-1],
+        frozen,
+    ],
+)
 def test_clips_in_other_clothes(processor: QwenAudioProcessor, convert: Any) -> None:
     clip = tiny.wave("odd")
     inputs = processor(PAIR, [convert(clip)])
