@@ -180,12 +180,10 @@ class Pipeline:
         *,
         inline: bool,
         clocked: bool = False,
-        remember: bool = False,
     ) -> None:
         """`inline` recognises before the next chunk is read, so that two runs over a file give the same lines.
 
         `clocked`: the chunks tell when they were heard, so that what they waited on their way counts as latency.
-        `remember`: the last 30 s stay in memory as `recent`, for questions about them.
         An exception of `emit` ends the stream.
         """
         self._source = source
@@ -197,7 +195,7 @@ class Pipeline:
         self._level = level
         self._inline = inline
         self._clocked = clocked
-        self.recent = Recent() if remember or models.llm is not None else None
+        self.recent = Recent() if models.llm is not None else None  # what questions are about
         self._activity = Activity(settings.activity)
         self._windows = Windows(settings.windows)
         self._speech = Speech(settings.speech)
