@@ -10,7 +10,7 @@ from typing import Protocol
 
 from assistant.audio.address import kind_of
 from assistant.audio.wavfile import expand
-from assistant.errors import SourceError
+from assistant.errors import ModelError, SourceError
 from assistant.events import Event
 from assistant.pipeline import HearingSettings, Models, Pipeline
 from assistant.startup import Room, open_source, room_id
@@ -55,7 +55,7 @@ async def listen(
     """Hear each address as a stream of its own, in order; returns the exit code.
 
     A file that cannot be read is reported, the rest go on, and the exit code is that of a source. When nobody reads the
-    events any more the file at hand is left too.
+    events any more the file at hand is left too. Raises `ModelError` for an audio language model that cannot be loaded.
     """
 
     def offer(event: Event) -> None:
@@ -65,6 +65,8 @@ async def listen(
 
     code = 0
     await models.recogniser()  # so that no file's latency holds the loading of the model
+    if models.llm is not None and not await models.llm.ready():
+        raise ModelError(f"the audio language model is not there: {models.llm.reason}")
     for address in addresses:
         source = open_source(Room(room_id(address), address), speed=0.0)
         try:

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from assistant.errors import ConfigurationError
+from assistant.models.relatives import FAMILIES
 
 SOURCES = {
     "microphone": "assistant.audio.microphone:Microphone",
@@ -16,9 +17,7 @@ SOURCES = {
 TAGGERS = {"yamnet": "assistant.models.yamnet:Yamnet"}
 RECOGNISERS = {"whisper": "assistant.models.whisper:Whisper"}
 # By `model_type` of the checkpoint's config.json; each is called with its folder and `AudioLLMSettings`.
-AUDIO_LLMS = {
-    "qwen": "assistant.models.qwen_audio.llm:QwenAudio",
-}
+AUDIO_LLMS = {"qwen": "assistant.models.qwen_audio.llm:QwenAudio", **FAMILIES}
 OUTPUTS = {"mqtt": "assistant.outputs.mqtt:Mqtt"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import os
 import re
@@ -22,18 +23,29 @@ from assistant import __version__, registry
 from assistant.audio.address import kind_of
 from assistant.config import RESERVED_ROOMS, Config, shipped
 from assistant.errors import AssistantError, ConfigurationError, ModelError
-from assistant.models import store
+from assistant.events import Samples
+from assistant.models import hub, store, tasks
+from assistant.models.catalogue import HUB
+from assistant.models.classify import LLMTagger
+from assistant.models.llm_recogniser import LLMRecogniser
+from assistant.models.relatives import model_type
 from assistant.outputs.topics import Home, SoundType
 from assistant.outputs.topics import Room as AnnouncedRoom
 from assistant.pipeline import MODEL_TIMEOUT, HearingSettings, Models, ModelThread, Recogniser, Tagger
+from assistant.resident import BATCH_CPU, BATCH_GPU, Lane, Priority, Resident
 from assistant.tracking import SoundTable, load_table
+from assistant.understanding import SharedTagger
 
 if TYPE_CHECKING:
     from assistant.audio.source import Source
+    from assistant.models.audio_llm import AudioLLM, AudioLLMSettings
 
 log = logging.getLogger(__name__)
 
 WHISPERS = {"base": "whisper-base", "tiny.en": "whisper-tiny.en"}  # `speech.model` → the store's name
+LLM_PACKAGES = ("torch", "transformers", "accelerate", "tiktoken")  # the extra qwen
+LARGE = 2_000_000_000  # bytes of weights from which a CPU is no home for a model, unless somebody insists
+SPEECH_DEADLINE = 30.0  # seconds that an utterance may wait for the audio language model
 LIFE_SAFETY = frozenset({"smoke_alarm", "co_alarm"})
 DEVICES = {"microphone": "Microphone", "file": "Recording", "pcm": "Audio pipe", "stream": "Network stream"}
 ROOM_ID = re.compile(r"[a-z0-9_-]+")
@@ -63,10 +75,11 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """Verified files of the embedded profile."""
+    """Verified files of the models that a profile needs."""
 
     tagger: Path
-    recogniser: Path | None  # None: speech is switched off
+    recogniser: Path | None  # None: speech is switched off, or the audio language model recognises it
+    audio_llm: Path | None = None  # a checkpoint's folder: profiles qwen and hybrid
 
 
 def room_id(address: str) -> str:
@@ -131,8 +144,15 @@ def open_source(room: Room, speed: float) -> Source:
 
 
 def fetch_models(config: Config, progress: Callable[[str, int, int], None] | None = None) -> ModelFiles:
-    """The files of the tagger and of the recogniser, fetched and verified where they are not yet there."""
+    """The files of the tagger and of the recogniser, fetched and verified where they are not yet there.
+
+    An audio language model is not fetched here: it is too large to come unasked. Raises `ModelError` with everything
+    that its profile lacks on this machine.
+    """
+    checkpoint = None if config.profile == "embedded" else audio_llm_folder(config)
     tagger = store.pull("yamnet", config.models.dir, progress) / "yamnet.tflite"
+    if checkpoint is not None:
+        return ModelFiles(tagger, None, checkpoint)
     if not config.speech.enabled:
         return ModelFiles(tagger, None)
     name = WHISPERS.get(config.speech.model)
@@ -146,8 +166,63 @@ def fetch_models(config: Config, progress: Callable[[str, int, int], None] | Non
     return ModelFiles(tagger, store.pull(name, config.models.dir, progress))
 
 
+def audio_llm_folder(config: Config) -> Path:
+    """Where the checkpoint of the profile is, when everything that it needs is there.
+
+    Raises `ModelError` that names each thing that is missing, what to do about it, and which profile runs without.
+    """
+    settings = config.models.audio_llm
+    missing = [f"the package {name}" for name in LLM_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        missing = [f"{' and '.join(missing)} (remedy: pip install 'kikimimi[qwen]')"]
+    folder, size = None, 0
+    try:
+        folder = hub.located(settings.checkpoint, config.models.dir)
+        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    except ModelError as error:
+        missing.append(str(error))
+        size = HUB[settings.checkpoint].size if settings.checkpoint in HUB else 0
+    if settings.device == "auto" and size >= LARGE and not (importlib.util.find_spec("torch") and _has_gpu()):
+        missing.append(
+            f"a GPU: with {size / 1e9:.1f} GB of weights a CPU takes minutes where a GPU takes seconds (remedy: a CUDA "
+            "GPU and a CUDA build of torch; kikimimi doctor tells what fits; or insist: models.audio_llm.device: cpu)"
+        )
+    if missing or folder is None:
+        raise ModelError(
+            f"the profile {config.profile} lacks {'; and '.join(missing)}. "
+            "The profile embedded runs without: --profile embedded"
+        )
+    return folder
+
+
+def _has_gpu() -> bool:
+    import torch  # noqa: PLC0415 (seconds: only where it is chosen)
+
+    return torch.cuda.is_available()
+
+
+def load_audio_llm(folder: Path, settings: AudioLLMSettings) -> AudioLLM:
+    """The audio language model of a checkpoint, of whichever family its config.json names. Raises `ModelError`.
+
+    Call it in the thread that will call the model.
+    """
+    family = model_type(folder)
+    if family not in registry.AUDIO_LLMS:
+        raise ModelError(
+            f"{folder / 'config.json'}: model_type is {family!r}, none of {', '.join(registry.AUDIO_LLMS)}; remedy: "
+            "another checkpoint, see kikimimi models list"
+        )
+    try:
+        llm: AudioLLM = registry.load(registry.AUDIO_LLMS, family)(folder, settings)
+    except ImportError as error:
+        raise ModelError(f"{error}; remedy: pip install 'kikimimi[qwen]'") from error
+    return llm
+
+
 def model_names(config: Config) -> list[str]:
-    """The store's names of the models that this configuration uses."""
+    """The names of the models that this configuration uses: the store's, and those of checkpoints of the hub."""
+    if config.profile != "embedded":
+        return ["yamnet"] + [name for name in (config.models.audio_llm.checkpoint,) if name in HUB]
     recogniser = WHISPERS.get(config.speech.model) if config.speech.enabled else None
     return ["yamnet"] + ([recogniser] if recogniser else [])
 
@@ -235,14 +310,58 @@ def native_chatter_logged() -> Iterator[None]:
 
 
 async def load_models(config: Config, files: ModelFiles) -> Models:
-    """Load the tagger now and the recogniser in the background, each in the thread that will call it.
+    """Load the tagger now, the recogniser or audio language model in the background, each in its own thread.
 
-    Raises `ModelError` for the tagger. A recogniser that cannot be loaded is logged, and sounds are heard all the same.
+    Raises `ModelError` for the tagger. Another one that cannot be loaded is logged, and sounds are heard all the same.
     """
-    tagging, recognising = ModelThread("tagger"), ModelThread("recogniser")
+    tagging = ModelThread("tagger")
+    tagger = await _load_tagger(files, tagging)
+    if files.audio_llm is not None:
+        return _understanding(config, files.audio_llm, tagger, tagging)
+    recognising = ModelThread("recogniser")
+    loading = asyncio.create_task(_load_recogniser(config, files, recognising), name="load recogniser")
+    return Models(tagger, tagging, lambda: asyncio.shield(loading), recognising)
+
+
+def _understanding(config: Config, folder: Path, tagger: Tagger, tagging: ModelThread) -> Models:
+    """The models of the profiles qwen and hybrid; the audio language model begins to load."""
+    settings = config.models.audio_llm
+    on_gpu = settings.device.startswith("cuda") or (settings.device == "auto" and _has_gpu())
+    llm = Resident(lambda: load_audio_llm(folder, settings), batch=BATCH_GPU if on_gpu else BATCH_CPU)
+
+    async def recogniser() -> Recogniser | None:
+        if not config.speech.enabled or not await llm.ready():
+            return None
+        return await llm.call(
+            lambda model: LLMRecogniser(model, config.speech.languages), priority=Priority.SPEECH, deadline=None
+        )
+
+    loading = asyncio.create_task(recogniser(), name="load audio language model")
+    tagger_of_llm = None
+    if config.profile == "qwen":
+        table = load_table(config.sounds.table or shipped("sounds.yaml"))
+        tagger_of_llm = SharedTagger(table, LLMTagger)
+    return Models(
+        tagger,
+        tagging,
+        lambda: asyncio.shield(loading),
+        Lane(llm, Priority.SPEECH, SPEECH_DEADLINE),
+        llm=llm,
+        describe=_caption,
+        llm_tagger=tagger_of_llm,
+    )
+
+
+def _caption(llm: AudioLLM, clip: Samples) -> str | None:
+    (description,) = tasks.caption(llm, [clip], style="audiocaps")
+    return description.text
+
+
+async def _load_tagger(files: ModelFiles, tagging: ModelThread) -> Tagger:
     try:
         with native_chatter_logged():
             tagger: Tagger = await tagging.call(lambda: registry.load(registry.TAGGERS, "yamnet")(files.tagger))
+            return tagger
     except ModelError:
         raise
     except TimeoutError as error:
@@ -253,25 +372,23 @@ async def load_models(config: Config, files: ModelFiles) -> Models:
             "yamnet, and install Kikimimi again"
         ) from error
 
-    async def load_recogniser() -> Recogniser | None:
-        if files.recogniser is None:
-            return None
-        started = time.monotonic()
-        try:
-            recogniser: Recogniser = await recognising.call(
-                lambda: registry.load(registry.RECOGNISERS, "whisper")(files.recogniser, config.speech)
-            )
-        except ModelError as error:
-            log.error("speech is not recognised: %s", error)  # noqa: TRY400 (a person reads this: no traceback)
-            return None
-        except TimeoutError:
-            log.error("speech is not recognised: loading took more than %.0f s", MODEL_TIMEOUT)  # noqa: TRY400
-            return None
-        except Exception:  # of the native library; sounds are heard all the same
-            log.exception("speech is not recognised")
-            return None
-        log.info("%s is ready after %.1f s", recogniser.name, time.monotonic() - started)
-        return recogniser
 
-    loading = asyncio.create_task(load_recogniser(), name="load recogniser")
-    return Models(tagger, tagging, lambda: asyncio.shield(loading), recognising)
+async def _load_recogniser(config: Config, files: ModelFiles, recognising: ModelThread) -> Recogniser | None:
+    if files.recogniser is None:
+        return None
+    started = time.monotonic()
+    try:
+        recogniser: Recogniser = await recognising.call(
+            lambda: registry.load(registry.RECOGNISERS, "whisper")(files.recogniser, config.speech)
+        )
+    except ModelError as error:
+        log.error("speech is not recognised: %s", error)  # noqa: TRY400 (a person reads this: no traceback)
+        return None
+    except TimeoutError:
+        log.error("speech is not recognised: loading took more than %.0f s", MODEL_TIMEOUT)  # noqa: TRY400
+        return None
+    except Exception:  # of the native library; sounds are heard all the same
+        log.exception("speech is not recognised")
+        return None
+    log.info("%s is ready after %.1f s", recogniser.name, time.monotonic() - started)
+    return recogniser

@@ -13,6 +13,7 @@ ENTRIES = [
         "source": registry.SOURCES,
         "tagger": registry.TAGGERS,
         "recogniser": registry.RECOGNISERS,
+        "audio_llm": registry.AUDIO_LLMS,
         "output": registry.OUTPUTS,
     }.items()
     for name in table
