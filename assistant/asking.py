@@ -7,23 +7,21 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from assistant import registry, startup
+from assistant import startup
 from assistant.audio.address import kind_of
-from assistant.errors import ConfigurationError, ModelError, SourceError
+from assistant.errors import ConfigurationError, SourceError
 from assistant.events import Event, Samples
 from assistant.listening import addresses_of
-from assistant.models import hub
 from assistant.models.tasks import TASKS, Task, TaskOptions, TaskResult
 from assistant.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from assistant.config import Config
-    from assistant.models.audio_llm import AudioLLM, AudioLLMSettings
+    from assistant.models.audio_llm import AudioLLM
     from assistant.pipeline import HearingSettings, Models
 
 SMALL = ("transcribe", "sounds")  # what the models of the profile embedded can do
@@ -79,19 +77,6 @@ async def clips_of(addresses: Sequence[str]) -> list[Samples]:
     return clips
 
 
-def load_llm(folder: Path, settings: AudioLLMSettings) -> AudioLLM:
-    """The audio language model of a checkpoint, loaded in this thread. Raises `ModelError`."""
-    try:
-        model_type = json.loads((folder / "config.json").read_bytes())["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder}: no checkpoint whose config.json can be read ({error})") from error
-    try:
-        llm: AudioLLM = registry.load(registry.AUDIO_LLMS, model_type)(folder, settings)
-    except ImportError as error:
-        raise ModelError(f"{error}; remedy: pip install 'kikimimi[qwen]'") from error
-    return llm
-
-
 class Streamed:
     """Writes the pieces of an answer as they come, and knows whether there were any."""
 
@@ -102,7 +87,7 @@ class Streamed:
     def __call__(self, piece: str) -> None:
         """Write a piece; signs that do not print stay out of the terminal."""
         self.any = True
-        self._stream.write("".join(sign if sign.isprintable() or sign == "\n" else "�" for sign in piece))
+        self._stream.write("".join(sign if sign.isprintable() or sign in "\n\t" else "�" for sign in piece))
         self._stream.flush()
 
 
@@ -153,9 +138,9 @@ def answer(
         result = asyncio.run(_small(config, question, fetch()))
         streamed = None
     else:
-        folder = hub.located(config.models.audio_llm.checkpoint, config.models.dir)
+        folder = startup.audio_llm_folder(config)
         clips = asyncio.run(clips_of(question.addresses))
-        llm = load_llm(folder, config.models.audio_llm)
+        llm = startup.load_audio_llm(folder, config.models.audio_llm)
         model = llm.name
         streamed = Streamed(out) if out.isatty() and not as_json else None
         result = ask_llm(question, llm, clips, stream=streamed)

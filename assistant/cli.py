@@ -337,6 +337,7 @@ def manage_models(arguments: argparse.Namespace) -> int:
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
+    from assistant import startup  # noqa: PLC0415
     from assistant.models import hub, store  # noqa: PLC0415
     from assistant.models.catalogue import HUB  # noqa: PLC0415
 
@@ -355,7 +356,8 @@ def manage_models(arguments: argparse.Namespace) -> int:
             table.add_row(model.name, there, size, model.licence, model.about)
         console.print(table)
         console.print(f"folder: {store.root(directory)}", soft_wrap=True)
-    for name in models_meant(arguments, config) if arguments.what != "list" else ():
+    names = arguments.names or startup.model_names(config)
+    for name in names if arguments.what != "list" else ():
         if arguments.what == "verify":
             folder = (hub if name in HUB else store).verify(name, directory)
             console.print(f"{name}: {folder} is as published", soft_wrap=True)
@@ -366,13 +368,6 @@ def manage_models(arguments: argparse.Namespace) -> int:
                 folder = store.pull(name, directory, progress)
             console.print(f"{name}: {folder} (licence: {listed[name].licence})", soft_wrap=True)
     return 0
-
-
-def models_meant(arguments: argparse.Namespace, config: Config) -> list[str]:
-    """The models that the command line names, else those that the configuration uses."""
-    from assistant import startup  # noqa: PLC0415
-
-    return arguments.names or startup.model_names(config)
 
 
 def pull_checkpoint(name: str, directory: Path | None, console: Console) -> None:

@@ -22,16 +22,16 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from assistant import __version__
+from assistant import __version__, startup
 from assistant.errors import AssistantError, ModelError
 from assistant.models import hub, store
-from assistant.models.catalogue import HUB, MODELS, Weights
+from assistant.models.catalogue import HUB, Weights
 
 if TYPE_CHECKING:
     from assistant.config import Config
@@ -44,13 +44,13 @@ DECODER_BYTES = {"none": 2.0, "int8": 1.05, "int4": 0.6}  # of one parameter of 
 CPU_BYTES = 4.0  # of one parameter: float32, which is what a CPU computes by default
 NEEDED = ("ai_edge_litert", "faster_whisper", "av", "soundfile", "soxr", "webrtcvad", "paho", "amqtt")
 NATIVE = "import ai_edge_litert.interpreter, ctranslate2, soundfile, soxr, webrtcvad, av"
-LLM_PACKAGES = ("torch", "transformers", "accelerate", "tiktoken")
 EXTRA = "pip install 'kikimimi[qwen]'"
 PATIENCE = 1.5  # seconds for a sound server and for a broker
 HEADER_LIMIT = 100_000_000  # bytes of a safetensors header, the format's own limit
 
 _DECODER = re.compile(r"(?:^|\.)(?:h|layers)\.\d+\.")
 _ENCODER = re.compile(r"audio|visual|vision|encoder|tower")
+_EXPERT = re.compile(r"\.experts\.")
 _UNUSED = re.compile(r"^(?:talker|token2wav|code2wav)\.")
 
 
@@ -80,6 +80,7 @@ class Llm:
     installed: bool
     licence: str
     measured: bool  # its weights are read from the files that are there
+    weight: int  # bytes of its weights in 16 bits
     need: dict[str, int]  # bytes on a GPU by quantisation
     need_cpu: int  # bytes of memory, in float32
     fits: str | None  # the least quantisation that fits the largest GPU; None: no GPU or none fits
@@ -141,7 +142,8 @@ def examine(config: Config) -> Report:
         if chosen is not None and chosen.name not in HUB:
             llms = (chosen, *llms)
         microphones, trouble = ears(PATIENCE, ((), f"the sound server gave no answer in {PATIENCE} s"))
-        embedded = _embedded(config, native(10.0, "the native libraries took more than 10 s to load"))
+        native_trouble = native(10.0, "the native libraries took more than 10 s to load")
+        embedded = _embedded(config, native_trouble)
         return Report(
             version=__version__,
             python=platform.python_version(),
@@ -159,7 +161,7 @@ def examine(config: Config) -> Report:
             torch=torch,
             gpus=gpus,
             llms=llms,
-            profiles=(embedded, *_llm_profiles(embedded, chosen, chosen_trouble, gpus)),
+            profiles=(embedded, *_llm_profiles(config, native_trouble, chosen, chosen_trouble, gpus)),
         )
 
 
@@ -167,51 +169,59 @@ def examine(config: Config) -> Report:
 
 
 def _embedded(config: Config, native: str | None) -> Profile:
-    from assistant import startup  # noqa: PLC0415 (imports the pipeline)
+    missing = _small(config, native, startup.model_names(config.model_copy(update={"profile": "embedded"})))
+    return Profile("embedded", not missing, tuple(missing))
 
+
+def _small(config: Config, native: str | None, names: Sequence[str]) -> list[str]:
+    """What the small models lack."""
     missing = [
         f"the package {name}; remedy: install kikimimi again" for name in NEEDED if not importlib.util.find_spec(name)
     ]
     if native and not missing:
         missing.append(native)
-    for name in startup.model_names(config):
+    for name in names:
         try:
-            if name in MODELS:
-                store.path(name, config.models.dir)
+            store.path(name, config.models.dir)
         except ModelError as error:
             missing.append(str(error))
-    return Profile("embedded", not missing, tuple(missing))
+    return missing
 
 
 def _llm_profiles(
-    embedded: Profile, chosen: Llm | None, trouble: str | None, gpus: tuple[Gpu, ...]
+    config: Config, native: str | None, chosen: Llm | None, trouble: str | None, gpus: tuple[Gpu, ...]
 ) -> tuple[Profile, ...]:
-    missing = [
-        f"the package {name}; remedy: {EXTRA}" for name in LLM_PACKAGES if importlib.util.find_spec(name) is None
+    """`qwen` and `hybrid`, which need the same: YAMNet, the checkpoint, its packages and room for it."""
+    missing = _small(config, native, ("yamnet",))
+    missing += [
+        f"the package {name}; remedy: {EXTRA}" for name in startup.LLM_PACKAGES if not importlib.util.find_spec(name)
     ]
     remark = None
     if trouble is not None:
         missing.append(trouble)
-    if chosen is not None and chosen.fits is None:
-        least = chosen.need["int4"] / 1e9
-        if any(gpu.usable for gpu in gpus):
-            missing.append(
-                f"GPU memory: {chosen.name} needs {least:.1f} GB at least (int4); docs/models.md has smaller"
-            )
-        elif chosen.fits_cpu:
-            remark = f"without a GPU {chosen.name} computes on the CPU: minutes where a GPU takes seconds"
-        else:
-            missing.append(
-                f"a GPU with {least:.1f} GB free (int4), or {chosen.need_cpu / 1e9:.1f} GB of free memory; "
-                "docs/models.md has smaller models"
-            )
-    elif chosen is not None and chosen.fits != "none":
-        remark = f"with models.audio_llm.quantisation: {chosen.fits}"
-    hybrid = (*missing, *embedded.missing)
-    return (
-        Profile("qwen", not missing, tuple(missing), remark),
-        Profile("hybrid", not hybrid, hybrid, remark),
-    )
+    if chosen is not None:
+        remark, lacking = _room(config, chosen, gpus)
+        missing += lacking
+    return tuple(Profile(name, not missing, tuple(missing), remark) for name in ("qwen", "hybrid"))
+
+
+def _room(config: Config, chosen: Llm, gpus: tuple[Gpu, ...]) -> tuple[str | None, list[str]]:
+    """How the chosen model finds room, and what is missing for it."""
+    least = _gb(min(chosen.need.values()))
+    device = config.models.audio_llm.device
+    if device != "cpu" and any(gpu.usable for gpu in gpus):
+        if chosen.fits is None:
+            return None, [f"GPU memory: {chosen.name} needs {least} at least; remedy: a smaller model (docs/models.md)"]
+        if chosen.fits == "none":
+            return None, []
+        lacking = [] if importlib.util.find_spec("bitsandbytes") else [f"the package bitsandbytes; remedy: {EXTRA}"]
+        return f"with models.audio_llm.quantisation: {chosen.fits}", lacking
+    if not chosen.fits_cpu:
+        smaller = "remedy: a smaller model (docs/models.md)"
+        return None, [f"a GPU with {least} free, or {_gb(chosen.need_cpu)} of free memory; {smaller}"]
+    if device != "cpu" and chosen.weight >= startup.LARGE:
+        return None, [f"a GPU with {least} free; remedy: one, or insist on the CPU: models.audio_llm.device: cpu"]
+    return f"{chosen.name} computes on the CPU, slowly", []
 
 
 def _chosen(config: Config, gpus: tuple[Gpu, ...], memory: int) -> tuple[Llm | None, str | None]:
@@ -242,11 +252,12 @@ def _llm(name: str, directory: Path | None, gpus: tuple[Gpu, ...], memory: int) 
 def _fitted(  # noqa: PLR0917 (facts of one model)
     name: str, installed: bool, licence: str, weights: Weights, measured: bool, gpus: tuple[Gpu, ...], memory: int
 ) -> Llm:
-    need = {quantisation: needed(weights, quantisation) for quantisation in DECODER_BYTES}
+    possible = DECODER_BYTES if weights.quantisable else ("none",)
+    need = {quantisation: needed(weights, quantisation) for quantisation in possible}
     room = max((gpu.free for gpu in gpus if gpu.usable), default=0)
     need_cpu = int(weights.loaded * 1e9 * CPU_BYTES) + 2 * _context_bytes(weights) + RESERVE
     fits = next((quantisation for quantisation, size in need.items() if size <= room), None)
-    return Llm(name, installed, licence, measured, need, need_cpu, fits, need_cpu <= memory)
+    return Llm(name, installed, licence, measured, int(weights.loaded * 2e9), need, need_cpu, fits, need_cpu <= memory)
 
 
 # -------------------------------------------------------------------------------------------------------------- memory
@@ -275,7 +286,8 @@ def weights_of(folder: Path) -> Weights:
         raise ModelError(f"{folder}: no checkpoint that can be read ({error}); remedy: fetch it again") from error
     if not tensors:
         raise ModelError(f"{folder}: holds no safetensors; remedy: kikimimi models pull NAME, {hub.BY_HAND}")
-    return Weights(loaded / 1e9, (loaded - decoder) / 1e9, layers, kv_values)
+    quantisable = not any(_EXPERT.search(name) for name, _, _ in tensors if not _UNUSED.match(name))
+    return Weights(loaded / 1e9, (loaded - decoder) / 1e9, layers, kv_values, quantisable)
 
 
 def _header(file: Path) -> Iterator[tuple[str, int, int]]:

@@ -37,7 +37,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-@pytest.mark.parametrize("command", ["run", "listen", "devices", "models", "check", "demo"])
+@pytest.mark.parametrize("command", ["run", "listen", "ask", "devices", "models", "check", "doctor", "demo"])
 def test_each_command_explains_itself(command: str, tmp_path: Path) -> None:
     done = kikimimi(command, "--help", home=tmp_path)
     assert done.returncode == 0
@@ -89,9 +89,9 @@ def test_listen_to_a_folder_without_audio_says_what_it_looked_for(tmp_path: Path
 
 
 def test_an_unknown_model_is_exit_code_4(tmp_path: Path) -> None:
-    done = kikimimi("models", "pull", "yamnett", home=tmp_path)
+    done = kikimimi("models", "pull", "qwen-audio-cht", home=tmp_path)
     assert done.returncode == 4
-    assert "yamnet" in done.stderr
+    assert "did you mean qwen-audio-chat" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_arguments_that_mean_nothing_are_refused(line: str, capsys: pytest.Captu
 
 
 def test_a_profile_that_is_not_there_yet_says_so(tmp_path: Path) -> None:
-    done = kikimimi("run", "--profile", "qwen", home=tmp_path)
+    done = kikimimi("run", "--profile", "remote", home=tmp_path)
     assert done.returncode == 2
     assert "embedded" in done.stderr
 

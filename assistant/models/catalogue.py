@@ -173,6 +173,7 @@ class Weights:
     kept: float
     layers: int
     kv_values: int  # keys and values that one token leaves in one layer
+    quantisable: bool = True  # False: a mixture of experts, which the libraries that quantise pass over
 
 
 _APACHE = "https://www.apache.org/licenses/LICENSE-2.0"
@@ -234,7 +235,7 @@ HUB: dict[str, HubModel] = {
         "Qwen/Qwen3-Omni-30B-A3B-Instruct",
         "26291f793822fb6be9555850f06dfe95f2d7e695",
         70_500_000_000,
-        Weights(31.72, 1.81, 48, 2 * 512),
+        Weights(31.72, 1.81, 48, 2 * 512, quantisable=False),
     ),
     "voxtral-mini-3b-2507": HubModel(
         "speech; chat (Voxtral Mini)",

@@ -39,7 +39,7 @@ from urllib.parse import urlsplit
 import platformdirs
 
 from assistant.errors import ModelError
-from assistant.models.catalogue import MODELS, File, Model
+from assistant.models.catalogue import HUB, MODELS, File, Model
 from assistant.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -161,8 +161,9 @@ _STAMP = ".verified.json"  # name: [size, mtime in ns, SHA-256] of what was hash
 def _known(name: str) -> Model:
     if name in MODELS:
         return MODELS[name]
-    near = difflib.get_close_matches(name, MODELS, n=2, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(MODELS)}"
+    every = [*MODELS, *HUB]  # `hub` has its own, but people mean any
+    near = difflib.get_close_matches(name, every, n=2, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(every)}"
     raise ModelError(f"no model named {name!r}; {hint}")
 
 
