@@ -391,8 +391,14 @@ def _gains(
 
 
 def _read(gains: NDArray[np.float64], trie: Trie, nodes: list[int], logits: torch.Tensor) -> None:
-    """Write the log-probabilities of the children of `nodes`, whose logits are (nodes, vocabulary), into `gains`."""
-    pairs = [(at, token, child) for at, node in enumerate(nodes) for token, child in trie.children[node].items()]
-    at, tokens, children = (list(column) for column in zip(*pairs, strict=True))
-    values = logits[at, tokens].float() - logits.float().logsumexp(-1)[at]
-    gains[children] = values.cpu().numpy()
+    """Write the log-probabilities of the children of `nodes`, whose logits are (nodes, vocabulary), into `gains`.
+
+    Row by row: a vocabulary's worth of logits stays in the processor's cache (110 rows of 156,000: 10 ms, not 150).
+    """
+    found: list[torch.Tensor] = []
+    children: list[int] = []
+    for row, node in zip(logits, nodes, strict=True):
+        following = trie.children[node]
+        found.append(row.log_softmax(-1, dtype=torch.float32)[list(following)])
+        children += following.values()
+    gains[children] = torch.cat(found).cpu().numpy()

@@ -73,6 +73,19 @@ def test_a_batch_answers_as_each_prompt_alone_and_uncached(model: Qwen2ForCausal
     assert answers[1].stop is Stop.END
 
 
+def test_an_answer_holds_no_forbidden_token(model: Qwen2ForCausalLM) -> None:
+    said = greedy(model, PROMPTS[0], 4)
+    spoken: list[int] = []
+
+    def keep(ids: Sequence[int]) -> str:
+        spoken[:] = ids
+        return decode(ids)
+
+    answer(model, padded(PROMPTS[0]), max_new_tokens=4, end=[END], pad=PAD, decode=keep, never=said[:1])
+    assert len(spoken) == 4
+    assert said[0] not in spoken
+
+
 def test_streamed_pieces_are_the_text_and_no_character_is_torn() -> None:
     script = [*encode("né 你好"), END]
     pieces: list[str] = []
