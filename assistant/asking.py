@@ -77,6 +77,11 @@ async def clips_of(addresses: Sequence[str]) -> list[Samples]:
     return clips
 
 
+def harmless(text: str) -> str:
+    """The text for a terminal: a model may have made up control characters."""
+    return "".join(sign if sign.isprintable() or sign in "\n\t" else "�" for sign in text)
+
+
 class Streamed:
     """Writes the pieces of an answer as they come, and knows whether there were any."""
 
@@ -87,7 +92,7 @@ class Streamed:
     def __call__(self, piece: str) -> None:
         """Write a piece; signs that do not print stay out of the terminal."""
         self.any = True
-        self._stream.write("".join(sign if sign.isprintable() or sign in "\n\t" else "�" for sign in piece))
+        self._stream.write(harmless(piece))
         self._stream.flush()
 
 
@@ -156,7 +161,7 @@ def answer(
         }
         out.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
     elif streamed is None or not streamed.any:
-        out.write(f"{result.text}\n")
+        out.write(f"{harmless(result.text) if out.isatty() else result.text}\n")
     out.flush()
 
 
