@@ -24,6 +24,7 @@ TOPIC_LIMIT = 512  # bytes of a reply topic
 LONGEST = 30.0  # seconds of audio that a question can be about
 AT_ONCE = 4  # questions that wait for the model; more are told to come again
 BURST, PER_SECOND = 20.0, 1.0  # questions taken at once, and from then on
+STOPPING = "kikimimi is stopping"
 REPLY_LIFETIME = 60  # seconds after which nobody waits for an answer any more
 
 Line = Annotated[str, Field(min_length=1, max_length=64)]
@@ -62,6 +63,7 @@ class Questions:
         self._tasks: set[asyncio.Task[None]] = set()
         self._tokens, self._refilled = BURST, clock()
         self._told: set[str] = set()  # kinds of refusal that were logged
+        self._closed = False
 
     def received(
         self, payload: bytes, *, retained: bool, response_topic: str | None, correlation: bytes | None
@@ -86,6 +88,8 @@ class Questions:
             return
         if question is None:
             self._reply(topic, correlation, {"error": problem})
+        elif self._closed:
+            self._reply(topic, correlation, {"error": STOPPING})
         elif len(self._tasks) >= AT_ONCE:
             self._reply(topic, correlation, {"error": "too many questions wait; ask again later"})
         else:
@@ -94,7 +98,8 @@ class Questions:
             task.add_done_callback(self._tasks.discard)
 
     def close(self) -> None:
-        """Stop thinking; who waits is told so."""
+        """Stop thinking; who waits, or comes later, is told so."""
+        self._closed = True
         for task in self._tasks:
             task.cancel()
 
@@ -117,7 +122,7 @@ class Questions:
         try:
             body = await self._answer(question)
         except asyncio.CancelledError:
-            self._reply(topic, correlation, {"error": "kikimimi is stopping"})
+            self._reply(topic, correlation, {"error": STOPPING})
             raise
         except AssistantError as error:
             body = {"error": str(error)}

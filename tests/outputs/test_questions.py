@@ -172,6 +172,9 @@ async def test_too_many_at_once_are_told_to_come_again() -> None:
     await asked.closed()
     assert [message.payload for message in sent[1:]] == [{"error": "kikimimi is stopping"}] * AT_ONCE
     assert len(model.asked) == AT_ONCE
+    asked.received(b"x", retained=False, response_topic=REPLY, correlation=None)
+    assert len(sent) == AT_ONCE + 2
+    assert sent[-1].payload == {"error": "kikimimi is stopping"}
 
 
 async def test_a_flood_is_not_answered(caplog: pytest.LogCaptureFixture) -> None:
