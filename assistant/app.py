@@ -424,6 +424,7 @@ class Daemon:
         figures["rooms_silent"] = sum(ear.silent for ear in self._ears)
         figures["rooms"] = len(self._ears)
         if self._models.llm is not None:
+            figures |= {f"llm_{key}": value for key, value in self._models.llm.figures().items()}
             figures["rules_unanswered"] = self._rules.unanswered.total()
             figures["rules_doubted"] = self._rules.doubted.total()
         for name, output in self._outputs.items():

@@ -205,6 +205,8 @@ class Pipeline:
         self._merger = Merger()
         self._sounds = self._llm_sounds()
         self._captions = self._llm_captions()
+        self._alerts = frozenset(name for name, group in settings.table.groups.items() if group.alert)
+        self._untold: set[int] = set()  # keys of the tagger's sounds that the language model decides about
         self._ids: dict[int, str] = {}  # detection key → event id
         self._position = 0
         self._origin = time.time()  # Unix seconds of sample 0, as the last chunk tells
@@ -320,11 +322,21 @@ class Pipeline:
                 self._announce(detection)
 
     def _decide(self, tags: Tags) -> Sequence[Detection]:
-        """What the tagger's scores begin: sounds, or where a language model hears sounds itself, its witness's word."""
+        """What the tagger's scores begin.
+
+        Where a language model hears sounds itself the tagger is its witness; it goes on to decide about alerts, which
+        must not wait for a slow model, and about everything while that is not there.
+        """
+        detections = self._tracker.feed(tags)
         if self._sounds is None:
-            return self._tracker.feed(tags)
-        seconded = self._sounds.testify(tags)
-        return seconded if self._sounds.hearing else [*seconded, *self._tracker.feed(tags)]
+            return detections
+        told = self._sounds.testify(tags)
+        for detection in detections:
+            if self._sounds.hearing and detection.event_type not in self._alerts:
+                self._untold.add(detection.key)
+            else:
+                told.append(detection)
+        return told
 
     async def _understand(self, chunk: Chunk, frames: list[Frame]) -> None:
         """Give the language model its share of a chunk, and tell what it has found out about earlier ones."""
@@ -435,6 +447,9 @@ class Pipeline:
 
     def _announce(self, detection: Detection) -> None:
         """Turn a detection into events, unless one that is out already stands for it."""
+        if detection.key in self._untold:
+            self._untold.remove(detection.key)  # it has ended
+            return
         for merged in self._merger.feed(detection):
             if merged.state is State.STARTED:
                 identity = self._ids[merged.key] = str(ULID())
