@@ -13,7 +13,7 @@ from assistant.models.audio_llm import AudioLLMSettings
 
 # Never packed: the audio encoders and what joins them to the decoder (their error is heard at once, and they are small)
 # and the LM head of a GPU (bitsandbytes leaves it too).
-KEPT_WHOLE = ("audio_tower", "multi_modal_projector", "lm_head")
+KEPT_WHOLE = ("model.audio_tower", "model.multi_modal_projector", "audio_tower", "multi_modal_projector", "lm_head")
 
 
 @dataclass(frozen=True, slots=True)
