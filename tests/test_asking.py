@@ -17,6 +17,7 @@ import pytest
 import soundfile
 
 from assistant.asking import Streamed, ask_llm, clips_of, question_of
+from assistant.cli import parse, run_command
 from assistant.errors import ConfigurationError, SourceError
 from assistant.models.audio_llm import AudioLLM, AudioLLMSettings
 from assistant.models.tasks import TASKS, TaskOptions
@@ -52,12 +53,12 @@ def configured(tmp_path: Path, qwen_audio_checkpoint: Path) -> Path:
     return config
 
 
-def test_a_question_is_answered_as_one_line_of_json(configured: Path, tone: Path) -> None:
-    done = kikimimi(
-        "ask", "-c", str(configured), str(tone), "--text", "What is it?", "--json", str(tone), home=tone.parent
-    )
-    assert done.returncode == 0, done.stderr
-    line = json.loads(done.stdout)
+def test_a_question_is_answered_as_one_line_of_json(
+    configured: Path, tone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["ask", "-c", str(configured), str(tone), "--text", "What is it?", "--json", str(tone)]
+    assert run_command(parse(asked)) == 0
+    line = json.loads(capsys.readouterr().out)
     assert (line["schema"], line["task"], line["audio"]) == (1, "ask", [str(tone), str(tone)])
     assert line["text"] == line["data"]["answer"] != ""
     assert line["model"] == "qwen-audio-chat"
@@ -85,8 +86,8 @@ def test_ctrl_c_ends_an_answer_on_a_terminal_with_130(configured: Path, tone: Pa
     os.close(parent)
     assert first
     assert rest.endswith(b"\n")  # the prompt of the shell has a line of its own
-    assert time.monotonic() - began < 5.0  # most of it the end of the interpreter; the whole answer has 256 tokens
-    assert len(rest.decode("utf-8", "replace")) < 600
+    assert time.monotonic() - began < 15.0  # the end of the interpreter, on a busy machine
+    assert len(rest.decode("utf-8", "replace")) < 600  # the whole answer has 256 tokens, 1,500 signs
 
 
 @pytest.mark.parametrize("name", ["caption", "translate"])
