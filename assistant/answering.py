@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 ANSWER_WITHIN = 60.0  # seconds for a question over MQTT, the wait for others included
 BEFORE_SOUND, BEFORE_SPEECH = 3.0, 0.3  # seconds of a clip before its event: a sound that only began needs some context
+CAPTION_STYLE = "audiocaps"  # as the caption of an event
 OPTIONS = ("text", "language", "to", "style")
 
 
@@ -48,7 +49,7 @@ async def answer_rule(resident: Resident | None, ask: Ask, clip: Samples) -> str
 
 def _asked(llm: AudioLLM, ask: Ask, clip: Samples) -> str:
     if ask.prompt is None:
-        return TASKS["caption"].run(llm, [clip], TaskOptions()).text
+        return TASKS["caption"].run(llm, [clip], TaskOptions(style=CAPTION_STYLE)).text
     question = ask.prompt
     if ask.choices:  # the model can say nothing else; told so, it chooses better
         question += f"\nAnswer with one of: {', '.join(ask.choices)}."
