@@ -129,20 +129,25 @@ def test_what_makes_no_sense_is_told_before_anything_is_loaded(task, options: Ta
         question_of(task, options, ["a.wav"], "qwen")
 
 
-def test_the_small_models_say_what_they_cannot(tmp_path: Path) -> None:
-    done = kikimimi("ask", "a.wav", "--text", "What is it?", home=tmp_path)
-    assert done.returncode == 2
-    assert "--profile qwen" in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_the_small_models_say_what_they_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert run_command(parse(["ask", "a.wav", "--text", "What is it?"])) == 2
+    said = capsys.readouterr().err
+    assert "--profile qwen" in said
+    assert said.count("\n") == 1
 
 
-def test_without_the_checkpoint_it_is_exit_code_4_with_the_remedy(tone: Path, tmp_path: Path) -> None:
+def test_without_the_checkpoint_it_is_exit_code_4_with_the_remedy(
+    tone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(f"models: {{dir: {tmp_path}}}\n", "utf-8")
-    done = kikimimi("ask", "-c", str(config), "--profile", "qwen", str(tone), "--text", "What?", home=tmp_path)
-    assert done.returncode == 4
-    assert "remedy: kikimimi models pull qwen-audio-chat" in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert run_command(parse(["ask", "-c", str(config), "--profile", "qwen", str(tone), "--text", "What?"])) == 4
+    said = capsys.readouterr().err
+    assert "remedy: kikimimi models pull qwen-audio-chat" in said
+    assert said.count("\n") == 1
 
 
 def test_transcribe_and_sounds_work_in_the_profile_embedded(

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from assistant import doctor
-from assistant.config import Config, parse
+from assistant.cli import parse, run_command
+from assistant.config import Config
+from assistant.config import parse as configured
 from assistant.doctor import Gpu, Torch, needed, weights_of
 from assistant.errors import ModelError
 from assistant.models.catalogue import HUB, Weights
@@ -54,13 +56,15 @@ def test_json_is_one_line_and_neither_torch_nor_transformers_is_imported(
         assert done.stderr == "[]\n"
 
 
-def test_without_the_models_it_is_exit_code_1_with_the_remedy(tmp_path: Path) -> None:
+def test_without_the_models_it_is_exit_code_1_with_the_remedy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(f"models: {{dir: {tmp_path / 'none'}}}\n", "utf-8")
-    done = kikimimi("doctor", "-c", str(config), home=tmp_path)
-    assert done.returncode == 1
-    assert "embedded: does not work" in done.stdout
-    assert "remedy: kikimimi models pull yamnet" in done.stdout
+    assert run_command(parse(["doctor", "-c", str(config)])) == 1
+    said = capsys.readouterr().out
+    assert "embedded: does not work" in said
+    assert "remedy: kikimimi models pull yamnet" in said
     assert not (tmp_path / "none").exists()  # looking changes nothing
 
 
@@ -115,7 +119,7 @@ def test_a_folder_that_is_no_checkpoint_is_one_error(spoil, qwen_audio_checkpoin
 
 
 def config_with(tmp_path: Path, checkpoint: Path | str) -> Config:
-    return parse(f"models: {{audio_llm: {{checkpoint: {checkpoint}}}}}\n", tmp_path / "config.yaml")
+    return configured(f"models: {{audio_llm: {{checkpoint: {checkpoint}}}}}\n", tmp_path / "config.yaml")
 
 
 @pytest.mark.parametrize(
@@ -167,7 +171,7 @@ def test_a_folder_of_the_configuration_is_judged(qwen_audio_checkpoint: Path, tm
 def test_a_configured_broker_is_dialled(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        config = parse(f"mqtt: {{url: 'mqtt://me:secret@127.0.0.1:{port}'}}\n", tmp_path / "config.yaml")
+        config = configured(f"mqtt: {{url: 'mqtt://me:secret@127.0.0.1:{port}'}}\n", tmp_path / "config.yaml")
         assert doctor._broker(config) == f"127.0.0.1:{port}: listens"
     assert "no connection" in doctor._broker(config)
     assert "secret" not in doctor._broker(config)
