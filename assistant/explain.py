@@ -48,7 +48,7 @@ def explain(config: Config) -> Report:
     """
     check_profile(config)
     table = load_table(config.sounds.table or shipped("sounds.yaml"))
-    lines = [f"Configuration: {config.file or 'none, everything has its default'}", *_rooms(config)]
+    lines = [f"Configuration: {config.file or 'none, everything has its default'}", *_profile(config), *_rooms(config)]
     lines.append(f"Broker: {config.mqtt.address if config.mqtt.host else 'none given, the embedded one'}")
     lines.append(f"Rules: {len(config.rules) or 'none'}")
     lines += [f"  {name}: {describe(rule)}" for name, rule in zip(names_of(config.rules), config.rules, strict=True)]
@@ -64,6 +64,14 @@ def explain(config: Config) -> Report:
 
 
 # --- in words ---------------------------------------------------------------------------------------------------------
+
+
+def _profile(config: Config) -> Iterator[str]:
+    if config.profile == "embedded":
+        return
+    yield f"Profile: {config.profile}, with the audio language model {config.models.audio_llm.checkpoint}"
+    if config.rules:
+        yield "  rules act only on what a tagger or recogniser heard too, unless they say unconfirmed: true"
 
 
 def _rooms(config: Config) -> Iterator[str]:

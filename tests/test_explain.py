@@ -171,6 +171,14 @@ def test_the_profile_embedded_answers_nothing() -> None:
     assert explain(parse(f"profile: qwen\n{text}", Path("c.yaml"))).warnings == ()
 
 
+def test_profiles_with_a_language_model_say_what_rules_act_on() -> None:
+    lines = explain(parse("profile: qwen\nrules: [{when: {sound: cat}, do: {log: x}}]", Path("c.yaml"))).lines
+    assert lines[1:3] == (
+        "Profile: qwen, with the audio language model qwen-audio-chat",
+        "  rules act only on what a tagger or recogniser heard too, unless they say unconfirmed: true",
+    )
+
+
 def test_rooms_with_the_same_microphone() -> None:
     report = explain(parse("rooms: {a: {}, b: {}}", Path("c.yaml")))
     assert report.warnings == ("c.yaml:1: rooms a and b hear the same source; give each its own (kikimimi devices)",)
