@@ -393,7 +393,7 @@ def _gains(
 def _read(gains: NDArray[np.float64], trie: Trie, nodes: list[int], logits: torch.Tensor) -> None:
     """Write the log-probabilities of the children of `nodes`, whose logits are (nodes, vocabulary), into `gains`.
 
-    Row by row: a vocabulary's worth of logits stays in the processor's cache (110 rows of 156,000: 10 ms, not 150).
+    Row by row: a vocabulary's worth of logits stays in the processor's cache (110 rows of 156,000: 19 ms, not 52).
     """
     found: list[torch.Tensor] = []
     children: list[int] = []
