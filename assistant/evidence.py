@@ -99,13 +99,12 @@ class Witness:
         A label of several kinds belongs to the first.
         """
         index = {label: i for i, label in enumerate(labels)}
-        known = [([label for label in own if label in index], need) for own, need in kinds]
-        known = [(own, need) for own, need in known if own]
+        known = [(own, need) for own, need in kinds if any(label in index for label in own)]
         self._row: dict[str, int] = {}  # label → its kind
         for row, (own, _) in enumerate(known):
             for label in own:
                 self._row.setdefault(label, row)
-        members = [[index[label] for label in own] for own, _ in known]
+        members = [[index[label] for label in own if label in index] for own, _ in known]
         self._members = np.array([i for own in members for i in own], np.intp)
         self._offsets = np.cumsum([0] + [len(own) for own in members[:-1]])
         self._needs = np.array([need for _, need in known])

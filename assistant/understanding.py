@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WINDOW = 3 * SAMPLE_RATE  # samples that the model hears at once
+ONSET_IN_WINDOW = round(1.5 * SAMPLE_RATE)  # samples: one hop, since the window before did not show the sound
 WINDOW_DEADLINE = 3.0  # seconds: a window that is scored later says nothing about now
 HOLD = 6.0  # seconds without evidence until a sound has ended: one window later than its deadline, and some
 MEMORY = 2  # windows that are averaged: four would be the last seven seconds
@@ -106,7 +107,7 @@ class Sounds:
             tagger.labels,
             settings.model_copy(update={"hold": max(HOLD, settings.hold), "memory": MEMORY}),
             model="",
-            onset_in_window=WINDOW,
+            onset_in_window=ONSET_IN_WINDOW,
         )
         self._witness = witness_of(table, witness_labels, settings)
         self._pending: deque[tuple[Window, asyncio.Task[NDArray[np.float32]]]] = deque()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from assistant.events import SAMPLE_RATE, Cut, Tags, Utterance, Window
-from assistant.evidence import SCENE_LABELS, SPEECH_LABELS, Evidence
+from assistant.evidence import SCENE_LABELS, SPEECH_LABELS, Evidence, Witness
 from assistant.models.yamnet import LABELS, Yamnet
 
 NAMES = ("Speech", "Whispering", "Dog", "Inside, small room", "Music")
@@ -64,3 +64,22 @@ def test_the_labels_exist(yamnet_path) -> None:
     labels = Yamnet(yamnet_path).labels
     assert len(labels) == LABELS
     assert set(labels) >= SPEECH_LABELS | SCENE_LABELS
+
+
+def test_a_witness_agrees_where_a_window_holds_something_of_that_kind() -> None:
+    witness = Witness(NAMES, [(("Dog", "Bark"), 0.1), (("Music",), 0.4), (("Dog",), 0.9)])
+    witness.feed(tags(0.0, Dog=0.05, Music=0.5))
+    witness.feed(tags(2.0, Dog=0.12, Music=0.3))
+    at = SAMPLE_RATE
+    assert witness.agrees("Dog", 2 * at, 3 * at)
+    assert witness.agrees("Bark", 2 * at, 3 * at)  # the tagger has no such label, but another of the kind
+    assert not witness.agrees("Dog", 0, 2 * at)
+    assert witness.agrees("Music", 0, at)
+    assert not witness.agrees("Music", 2 * at, 9 * at)
+    assert not witness.agrees("Cat", 0, 9 * at)  # it knows nothing of cats
+
+
+def test_a_witness_without_labels_agrees_to_nothing() -> None:
+    witness = Witness((), [(("Dog",), 0.1)])
+    witness.feed(tags(0.0))
+    assert not witness.agrees("Dog", 0, SAMPLE_RATE)

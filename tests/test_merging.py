@@ -95,3 +95,26 @@ def test_what_else_happens_during_an_alarm_is_told(event_type: str) -> None:
     merger.feed(replace(T3, event_type="co_alarm", model="t4"))
     other = replace(PHONE, event_type=event_type, start=400)
     assert merger.feed(other) == [other]
+
+
+def test_what_only_a_language_model_heard_ends_when_another_hears_it_too() -> None:
+    """Else a rule that waits for more than its word would never see the sound."""
+    merger = Merger()
+    doubtful = replace(YAMNET, key=1_000_002, model="qwen-audio-chat", witnessed=False)
+    assert merger.feed(doubtful) == [doubtful]
+    [withdrawn, certain] = merger.feed(T3)
+    assert (withdrawn.key, withdrawn.state, withdrawn.witnessed) == (doubtful.key, State.ENDED, False)
+    assert certain == T3
+    assert merger.feed(ended(doubtful, 400)) == []
+    [last] = merger.feed(ended(T3, 500))
+    assert (last.model, last.witnessed) == ("t3", True)
+
+
+def test_a_language_model_that_comes_later_joins_and_is_believed() -> None:
+    merger = Merger()
+    doubtful = replace(YAMNET, key=1_000_002, model="qwen-audio-chat", witnessed=False)
+    merger.feed(YAMNET)
+    assert merger.feed(doubtful) == []
+    merger.feed(ended(YAMNET, 400))
+    [last] = merger.feed(ended(doubtful, 500))
+    assert (last.key, last.model, last.witnessed) == (YAMNET.key, "yamnet+qwen-audio-chat", True)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from assistant.events import SAMPLE_RATE, Chunk, Window
 from assistant.segment.activity import Activity
-from assistant.segment.windows import WINDOW, Windows, WindowSettings
+from assistant.segment.windows import WINDOW, LongWindowSettings, Windows, WindowSettings
 
 UNLIFTED = WindowSettings(level_dbfs=-60, noise_dbfs=-80)
 
@@ -128,3 +128,16 @@ def test_feeding_pieces_equals_feeding_the_whole(sizes: list[int]) -> None:
     ]
     for piece, window in zip(pieces, whole, strict=True):
         np.testing.assert_array_equal(piece.samples, window.samples)
+
+
+def test_a_slower_tagger_gets_longer_windows_further_apart() -> None:
+    samples = room_with_sound(10, 6)
+    activity, windows = Activity(), Windows(LongWindowSettings(), length=3 * SAMPLE_RATE)
+    found: list[Window] = []
+    for at in range(0, len(samples), 800):
+        chunk = Chunk("home", "test", at, samples[at : at + 800], 0.0)
+        found += windows.feed(chunk, activity.feed(chunk))
+    found = active(found, 9, 18)
+    assert {len(window.samples) for window in found} == {3 * SAMPLE_RATE}
+    assert found[0].end - 10 * SAMPLE_RATE == pytest.approx(SAMPLE_RATE, abs=640)
+    assert np.all(np.abs(np.diff([window.end for window in found]) - 1.5 * SAMPLE_RATE) <= 320)
