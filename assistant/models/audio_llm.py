@@ -93,4 +93,8 @@ class AudioLLM(Protocol):
         """
 
     def score(self, prompt: Prompt, labels: Sequence[str]) -> NDArray[np.float32]:
-        """Mean log-probability per token of each label as the whole answer, shape (labels,); the prompt runs once."""
+        """Mean log-probability per token of each label as what the answer begins with, shape (labels,).
+
+        The prompt runs once. The token that would end the answer is not counted: it would nearly double the work for
+        sets of short labels, where it is the only thing to predict behind most of them.
+        """

@@ -1,6 +1,6 @@
 """Scores of a label set by an audio language model's own likelihood, calibrated by what it says of silence.
 
-A label's evidence is its mean log-probability per token as the whole answer to a question about the clip, less the same
+A label's evidence is its mean log-probability per token as the answer to a question about the clip, less the same
 for a clip of silence: what a label is worth before anything was heard (its frequency, its wording) cancels out. This is
 contextual calibration (Zhao et al., "Calibrate Before Use", 2021, arXiv 2102.09690) with silence as the input without
 content. A softmax over the labels makes scores of the evidence.

@@ -323,14 +323,14 @@ def test_choices_bind(llm: Relative) -> None:
     assert all(answer.text in choices and answer.stop is Stop.END for answer in answers)
 
 
-def test_scores_are_the_mean_log_probabilities_of_whole_answers(llm: Relative) -> None:
+def test_scores_are_the_mean_log_probabilities_of_labels(llm: Relative) -> None:
     labels = ["dog", "dog bark", "door", "rain", "a"]
     prompt = ask(tone(1.3), "What is it?")
     scores = llm.score(prompt, labels)
     inputs = llm.inputs([prompt])
     length = inputs["input_ids"].shape[1]
     for label, got in zip(labels, scores, strict=True):
-        tail = torch.tensor([[*llm.encode(label), llm.end_ids[0]]])
+        tail = torch.tensor([llm.encode(label)])
         whole = inputs | {"input_ids": torch.cat([inputs["input_ids"], tail], 1)}
         whole["attention_mask"] = torch.ones_like(whole["input_ids"])
         with torch.no_grad():

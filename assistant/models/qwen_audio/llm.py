@@ -69,15 +69,9 @@ class QwenAudio:
         return self._answer(rows, max_new_tokens=max_new_tokens, choices=choices, stream=stream, cancelled=cancelled)
 
     def score(self, prompt: Prompt, labels: Sequence[str]) -> NDArray[np.float32]:
-        """As `AudioLLM.score`: the mean over the label's tokens and the one that ends the answer."""
-        sequences = [[*self._processor.tokenizer.encode(label), self._end] for label in labels]
+        """As `AudioLLM.score`. Raises `ModelError` for a prompt that cannot be taken."""
+        sequences = [self._processor.tokenizer.encode(label) for label in labels]
         return generation.score(self._model, self._inputs([self._row(prompt)]), sequences)
-
-    @property
-    def _end(self) -> int:
-        """The token that ends an answer: of a turn, or of the text for the base model."""
-        tokenizer = self._processor.tokenizer
-        return tokenizer.end_of_text if self.tagged else tokenizer.im_end
 
     def _row(self, prompt: Prompt) -> Row:
         if prompt.tags:

@@ -60,7 +60,7 @@ class Relative(ABC):
     placeholder: ClassVar[str]
     opening: ClassVar[str]  # before a clip's placeholders
     closing: ClassVar[str]  # after them; empty: nothing
-    ends: ClassVar[tuple[str, ...]]  # tokens that end an answer; the first is the one that labels are scored with
+    ends: ClassVar[tuple[str, ...]]  # tokens that end an answer
     padding: ClassVar[str]
     shortest: ClassVar[int] = SAMPLE_RATE // 10  # shorter clips are padded with silence to this many samples
     quantisable: ClassVar[bool] = True
@@ -139,8 +139,8 @@ class Relative(ABC):
         )
 
     def score(self, prompt: Prompt, labels: Sequence[str]) -> NDArray[np.float32]:
-        """See `AudioLLM.score`: the token that ends an answer counts as one of each label's tokens."""
-        sequences = [[*self.encode(label), self.end_ids[0]] for label in labels]
+        """See `AudioLLM.score`."""
+        sequences = [self.encode(label) for label in labels]
         return generation.score(self.model, self.inputs([prompt]), sequences)
 
     def encode(self, text: str) -> list[int]:

@@ -96,7 +96,7 @@ def test_choices_bind_the_answer(llm: QwenAudio) -> None:
     assert all(answer.text in choices and answer.stop is Stop.END for answer in answers)
 
 
-def test_scores_are_the_log_probabilities_of_the_whole_answers(llm: QwenAudio) -> None:
+def test_scores_are_the_log_probabilities_of_the_labels(llm: QwenAudio) -> None:
     prompt, labels = ask("what is it?", NOISE), ["dog", "dog barking", "雨", "rain", "dog"]
     scores = llm.score(prompt, labels)
     assert scores.shape == (5,)
@@ -104,7 +104,7 @@ def test_scores_are_the_log_probabilities_of_the_whole_answers(llm: QwenAudio) -
     model, processor = llm._model, llm._processor
     for label, score in zip(labels, scores, strict=True):
         row = processor.chat(prompt.messages)
-        ids = [*processor.tokenizer.encode(label), processor.tokenizer.im_end]
+        ids = processor.tokenizer.encode(label)
         row.ids += ids
         with torch.no_grad():
             logits = model(**processor.batch([row])).logits[0].log_softmax(-1)
