@@ -36,6 +36,7 @@ bench: .venv/all
 		.venv/bin/python benchmarks/cadence.py "$(AUDIO)"/long/*.flac --clips "$(AUDIO)/clips"; \
 	fi; \
 	.venv/bin/python benchmarks/daemon.py
+	.venv/bin/python benchmarks/qwen_audio.py
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 to 3.14 was not found; remedy: sudo apt-get install python3 python3-venv" >&2; exit 1; }
