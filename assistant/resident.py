@@ -313,13 +313,18 @@ class Resident:
         finally:
             self._current, self._busy_since = [], None
             self._counts.busy += time.monotonic() - began
+            if self._stop:  # those of a batch that were not begun, or were taken while it began to stop
+                for job in jobs:
+                    self._tell(_fail, job, ModelError("the audio language model is shutting down"))
 
     def _take(self) -> list[_Job[Any]]:
         with self._lock:
+            if self._stop:  # `shutdown` refuses what waits
+                return []
             for queue in self._waiting.values():
                 while queue:
                     first = queue.popleft()
-                    if first.unwanted or self._stop:
+                    if first.unwanted:
                         continue
                     return [first, *self._companions(first, queue)] if first.prompt is not None else [first]
         return []

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -334,6 +335,54 @@ async def test_shutting_down_waits_for_nothing(llm: Scripted) -> None:
         await asyncio.to_thread(thread.join, 1.0)
         assert not thread.is_alive()
     assert time.monotonic() - began < 1.0
+
+
+async def test_shutting_down_refuses_what_a_failed_batch_left_to_do(resident: Resident, llm: Scripted) -> None:
+    first = await busy(resident, llm)
+    waiting = [
+        asyncio.create_task(resident.answer(asking(text), priority=QUESTION, deadline=None))
+        for text in ("slow 50", "bad", "later")
+    ]
+    await asyncio.sleep(0)
+    llm.hold.set()
+    await until(lambda: llm.calls[-1] == ["slow 50"])  # the batch failed; its jobs are tried one by one
+    resident.shutdown()
+    results = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5.0)
+    assert [type(result) for result in results] == [ModelError] * 3
+    assert (await first).text == "FIRST"
+
+
+async def test_shutting_down_refuses_a_job_that_the_thread_has_just_taken(resident: Resident) -> None:
+    taken, go_on = threading.Event(), threading.Event()
+    take = resident._take
+
+    def slowly() -> list[resident_module._Job[Any]]:
+        jobs = take()
+        taken.set()
+        go_on.wait(5)
+        return jobs
+
+    resident._take = slowly  # type: ignore[method-assign]
+    job = asyncio.create_task(resident.call(lambda llm: llm.answer([asking("hi")]), priority=SOUND, deadline=None))
+    await until(taken.is_set)
+    resident.shutdown()
+    go_on.set()
+    with pytest.raises(ModelError, match="shutting down"):
+        await asyncio.wait_for(job, 5.0)
+
+
+async def test_a_thread_that_sees_the_stop_first_leaves_the_refusal_to_it(resident: Resident, llm: Scripted) -> None:
+    first = await busy(resident, llm)
+    job = asyncio.create_task(resident.answer(asking("second"), priority=SOUND, deadline=None))
+    await asyncio.sleep(0)
+    resident._stop = True  # as `shutdown` begins, on the other thread
+    llm.hold.set()
+    await until(lambda: resident._busy_since is None)
+    await asyncio.to_thread(resident._executor.submit(resident._serve).result, 5.0)
+    resident.shutdown()
+    with pytest.raises(ModelError, match="shutting down"):
+        await asyncio.wait_for(job, 5.0)
+    await asyncio.gather(first, return_exceptions=True)
 
 
 async def test_figures_tell_tokens_and_time(resident: Resident) -> None:
