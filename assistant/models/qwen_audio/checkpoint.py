@@ -87,7 +87,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise ModelError(f"{path} is missing; {AGAIN}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: not readable as JSON ({error}); {AGAIN}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path}: holds no JSON object; {AGAIN}")
@@ -151,7 +151,7 @@ def tensors_of(path: Path) -> dict[str, tuple[int, ...]]:
                 raise ValueError(f"{name}, {entry['dtype']} {entry['shape']}, has {end - begin} bytes")  # noqa: TRY301
     except FileNotFoundError:
         raise ModelError(f"{path} is missing; {AGAIN}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise ModelError(f"{path}: not a safetensors file of weights ({error}); {AGAIN}") from error
     if size != needed:
         raise ModelError(f"{path}: {size:,} bytes instead of {needed:,}: truncated or damaged; {AGAIN}")

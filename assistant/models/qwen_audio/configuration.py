@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -13,6 +14,7 @@ SIZES = (
     *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "kv_channels", "intermediate_size"),
     "seq_length",
 )
+_AGAIN = "remedy: fetch the checkpoint again"
 
 
 class QwenAudioConfig(PreTrainedConfig):
@@ -71,9 +73,7 @@ class QwenAudioConfig(PreTrainedConfig):
         sizes = {key: getattr(self, key) for key in SIZES} | {f"audio.{key}": self.audio.get(key) for key in AUDIO}
         for key, size in sizes.items():
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                raise ModelError(
-                    f"{where}: config.json: {key} is {size!r}, not a size; remedy: fetch the checkpoint again"
-                )
+                raise ModelError(f"{where}: config.json: {key} is {size!r}, not a size; {_AGAIN}")
         if not self.audio.get("avg_pool", True) or not self.audio.get("add_audio_bos_eos_token", True):
             raise ModelError(f"{where}: config.json: audio.avg_pool and audio.add_audio_bos_eos_token must be true")
         if self.audio["output_dim"] != self.hidden_size:
@@ -85,4 +85,25 @@ class QwenAudioConfig(PreTrainedConfig):
                 f"{where}: config.json: {self.num_attention_heads} heads of kv_channels {self.kv_channels} do not make "
                 f"hidden_size {self.hidden_size}"
             )
+        self._check_numbers(where, self.audio)
         return self.audio
+
+    def _check_numbers(self, where: str, audio: dict[str, Any]) -> None:
+        """Raise `ModelError` for numbers that no checkpoint has, rather than fail at the first prompt."""
+        for key in ("layer_norm_epsilon", "rotary_emb_base", "rotary_pct"):
+            number = getattr(self, key)
+            if not isinstance(number, int | float) or isinstance(number, bool) or not 0.0 < number < math.inf:
+                raise ModelError(f"{where}: config.json: {key} is {number!r}, not a number above 0; {_AGAIN}")
+        turned = int(self.kv_channels * self.rotary_pct)
+        if self.rotary_pct > 1.0 or turned < 4 or turned % 2:
+            raise ModelError(
+                f"{where}: config.json: rotary_pct {self.rotary_pct} of kv_channels {self.kv_channels} are {turned} "
+                f"channels to turn, which must be an even number from 4 to {self.kv_channels}; {_AGAIN}"
+            )
+        if self.seq_length < 2:
+            raise ModelError(f"{where}: config.json: seq_length is {self.seq_length}, at least 2 is needed; {_AGAIN}")
+        if audio["n_state"] % audio["n_head"]:
+            raise ModelError(
+                f"{where}: config.json: audio.n_state {audio['n_state']} cannot be shared by {audio['n_head']} heads; "
+                f"{_AGAIN}"
+            )

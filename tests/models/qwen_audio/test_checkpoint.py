@@ -128,6 +128,34 @@ def text_for_a_number(folder: Path) -> None:
     edit_json(folder / "config.json", lambda config: config.update(num_hidden_layers="three"))
 
 
+def text_for_an_epsilon(folder: Path) -> None:
+    edit_json(folder / "config.json", lambda config: config.update(layer_norm_epsilon="1e-5"))
+
+
+def no_channel_to_turn(folder: Path) -> None:
+    edit_json(folder / "config.json", lambda config: config.update(rotary_pct=0.1))
+
+
+def more_channels_than_there_are(folder: Path) -> None:
+    edit_json(folder / "config.json", lambda config: config.update(rotary_pct=2.0))
+
+
+def an_odd_number_of_channels(folder: Path) -> None:
+    edit_json(folder / "config.json", lambda config: config.update(rotary_pct=0.95))
+
+
+def a_length_of_one(folder: Path) -> None:
+    edit_json(folder / "config.json", lambda config: config.update(seq_length=1))
+
+
+def ears_that_do_not_fit(folder: Path) -> None:
+    edit_json(folder / "config.json", lambda config: config["audio"].update(n_head=5))
+
+
+def brackets_without_end(folder: Path) -> None:
+    replace(folder / AUDIO, (100_000).to_bytes(8, "little") + 100_000 * b"[")
+
+
 def no_config(folder: Path) -> None:
     (folder / "config.json").unlink()
 
@@ -158,6 +186,13 @@ def broken_config(folder: Path) -> None:
         (half_an_ear, "config.json: audio.n_state is None, not a size"),
         (heads_that_do_not_fit, "4 heads of kv_channels 17 do not make hidden_size 64"),
         (text_for_a_number, "config.json: num_hidden_layers is 'three', not a size"),
+        (text_for_an_epsilon, "config.json: layer_norm_epsilon is '1e-5', not a number above 0"),
+        (no_channel_to_turn, "config.json: rotary_pct 0.1 of kv_channels 16 are 1 channels to turn"),
+        (more_channels_than_there_are, "config.json: rotary_pct 2.0 of kv_channels 16 are 32 channels to turn"),
+        (an_odd_number_of_channels, "config.json: rotary_pct 0.95 of kv_channels 16 are 15 channels to turn"),
+        (a_length_of_one, "config.json: seq_length is 1, at least 2"),
+        (ears_that_do_not_fit, "config.json: audio.n_state 64 cannot be shared by 5 heads"),
+        (brackets_without_end, f"{AUDIO}: not a safetensors file"),
         (no_config, "config.json is missing"),
         (broken_config, "config.json: not readable as JSON"),
     ],
