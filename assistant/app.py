@@ -250,6 +250,8 @@ class Daemon:
         """Hear one room; a source that breaks is opened again with back-off, a file that ended is not."""
         if not ear.live:
             await self._outputs_connected()
+            if self._speed == 0 and self._models.llm is not None:
+                await self._models.llm.ready()  # else how much it hears depends on how fast it loads
         delay = BACKOFF[0]
         while True:
             opened = time.monotonic()

@@ -166,3 +166,24 @@ async def test_a_rule_goes_on_without_an_answer(
         loading.set()
     assert client.on("house/fire") == ["unknown"]
     assert json.loads(client.on("house/all")[0]) == {"fire": None, "caption": None}
+
+
+async def test_a_recording_read_as_fast_as_possible_waits_for_the_model(
+    yamnet_path: Path, alarm: Path, tiny: AudioLLM
+) -> None:
+    release = threading.Event()
+
+    def load() -> AudioLLM:
+        release.wait(20)
+        return tiny
+
+    try:
+        async with house(yamnet_path, alarm, load, 0.0, rules="rules: []\n") as (_, task, daemon):
+            await until(lambda: daemon.health()["mqtt_connected"])
+            await asyncio.sleep(1.0)
+            assert not daemon._ears[0].heard
+            release.set()
+            assert await asyncio.wait_for(task, 30) == 0
+            assert daemon._ears[0].heard
+    finally:
+        release.set()
