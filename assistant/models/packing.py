@@ -113,6 +113,10 @@ class Int8Linear(nn.Module):
             output = output + self.bias
         return output.view(*hidden.shape[:-1], self.out_features)
 
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "weight"] = self.weight
+
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         _stay(function, self.dtype)
         super()._apply(function, recurse)  # type: ignore[no-untyped-call]  # torch's own
@@ -139,7 +143,7 @@ def pack(model: nn.Module, weights: Weights = "packed", whole: Collection[str] =
             rounded = weights == "int8" and not set(whole) & {*name.split("."), child}
             if rounded and _can_round():
                 setattr(module, child, Int8Linear(linear))
-            elif not _can_pack(linear.weight.dtype):
+            elif not can_pack(linear.weight.dtype):
                 continue
             else:
                 setattr(module, child, PackedLinear(linear))
@@ -148,7 +152,7 @@ def pack(model: nn.Module, weights: Weights = "packed", whole: Collection[str] =
 
 
 @cache
-def _can_pack(dtype: torch.dtype) -> bool:
+def can_pack(dtype: torch.dtype) -> bool:
     """Whether oneDNN takes this dtype here, and gets the same."""
     if dtype not in {torch.float32, torch.bfloat16} or not torch.backends.mkldnn.is_available():
         return False

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from assistant.errors import ModelError
+from assistant.models import packing
 from assistant.models.audio_llm import AudioLLMSettings
 
 # Never packed: the audio encoders and what joins them to the decoder (their error is heard at once, and they are small)
@@ -74,7 +75,9 @@ def place(settings: AudioLLMSettings) -> Placement:
     if settings.dtype != "auto":
         dtype: torch.dtype = getattr(torch, settings.dtype)
     elif parsed.type == "cpu":
-        dtype = torch.float32
+        # Beside weights in int8 the rest is what costs; halving it pays where the processor computes in bfloat16.
+        packed = settings.quantisation == "int8" and packing.can_pack(torch.bfloat16)
+        dtype = torch.bfloat16 if packed else torch.float32
     else:
         dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     return Placement(str(parsed) if parsed.type == "cpu" else f"cuda:{parsed.index or 0}", dtype, settings.quantisation)

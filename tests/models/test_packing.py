@@ -23,7 +23,7 @@ def linear_of(outputs: int, inputs: int, bias: bool, dtype: torch.dtype = torch.
 def test_a_packed_layer_gives_what_the_plain_one_does(
     size: tuple[int, int, bool], shape: tuple[int, ...], dtype: torch.dtype
 ) -> None:
-    if not packing._can_pack(dtype):
+    if not packing.can_pack(dtype):
         pytest.skip(f"oneDNN has no {dtype} here")
     linear = linear_of(*size, dtype)
     hidden = torch.randn(*shape, size[1]).to(dtype)

@@ -10,6 +10,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import safe_open
+
 from assistant.errors import ModelError
 from assistant.models.qwen_audio.configuration import QwenAudioConfig
 
@@ -156,6 +159,23 @@ def tensors_of(path: Path) -> dict[str, tuple[int, ...]]:
     if size != needed:
         raise ModelError(f"{path}: {size:,} bytes instead of {needed:,}: truncated or damaged; {AGAIN}")
     return tensors
+
+
+def slices(folder: Path) -> dict[str, Any]:
+    """Published name → tensor of the files, read when it is indexed; each keeps its file open.
+
+    Read, not mapped into memory: pages of a mapped file count as this process's until the last tensor is loaded.
+    """
+    index = shards_of(folder)
+    files = sorted(set(index.values())) if index is not None else [SINGLE]
+    opened: list[Any] = [safe_open(folder / file, framework="pt", backend="pread") for file in files]
+    return {name: file.get_slice(name) for file in opened for name in file.keys()}  # noqa: SIM118 (no mapping)
+
+
+def dtype_of(tensors: Mapping[str, Any]) -> torch.dtype:
+    """The dtype that the files are in, by their first tensor."""
+    dtype: torch.dtype = next(iter(tensors.values()))[:0].dtype
+    return dtype
 
 
 def verify(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> None:

@@ -11,7 +11,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from assistant.errors import ModelError
-from assistant.models import generation
+from assistant.models import generation, packing
 from assistant.models.audio_llm import Answer, AudioLLMSettings, Prompt
 from assistant.models.placement import Placement, place
 from assistant.models.qwen_audio import checkpoint
@@ -110,4 +110,5 @@ class QwenAudio:
 
 def _load(folder: Path, where: Placement) -> QwenAudioForConditionalGeneration:
     disable_progress_bar()  # stderr is the log's
-    return QwenAudioForConditionalGeneration.from_pretrained(folder, **where.options())
+    weights: packing.Weights = "int8" if where.packs_itself else "packed"
+    return QwenAudioForConditionalGeneration.from_pretrained(folder, weights=weights, **where.options())

@@ -182,3 +182,16 @@ def test_scores_of_silence_and_noise_differ(llm: QwenAudio) -> None:
     noise = llm.score(ask("what?", NOISE), labels)
     assert not np.allclose(silence, noise)
     assert all(math.isfinite(score) and score < 0 for score in (*silence, *noise))
+
+
+def test_int8_on_a_cpu_rounds_the_decoder_and_leaves_the_ears_whole(
+    llm: QwenAudio, qwen_audio_checkpoint: Path
+) -> None:
+    rounded = QwenAudio(qwen_audio_checkpoint, AudioLLMSettings(device="cpu", quantisation="int8", dtype="float32"))
+    kinds = {name: type(module).__name__ for name, module in rounded._model.named_modules()}
+    assert kinds["model.layers.0.mlp.up_proj"] == kinds["lm_head"] == "Int8Linear"
+    assert kinds["model.audio_tower.proj"] == "PackedLinear"
+    prompt = Prompt((Message("user", (NOISE, "what is it?")),))
+    labels = ["dog", "rain", "a door bell"]
+    assert rounded.score(prompt, labels) == pytest.approx(llm.score(prompt, labels), abs=1.0)
+    assert not np.array_equal(rounded.score(prompt, labels), llm.score(prompt, labels))
