@@ -161,21 +161,41 @@ def tensors_of(path: Path) -> dict[str, tuple[int, ...]]:
     return tensors
 
 
-def slices(folder: Path) -> dict[str, Any]:
-    """Published name → tensor of the files, read when it is indexed; each keeps its file open.
+class LazyTensor:
+    """A tensor of a file that is mapped only while it is read, as the library asks of a state dict's values.
 
-    Read, not mapped into memory: pages of a mapped file count as this process's until the last tensor is loaded.
+    Were the files mapped until the last tensor is loaded, all their pages would count as this process's memory.
     """
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._path, self._name = path, name
+
+    def __getitem__(self, index: Any) -> torch.Tensor:  # noqa: ANN401 (whatever slices a tensor)
+        with safe_open(self._path, framework="pt") as file:
+            tensor: torch.Tensor = file.get_slice(self._name)[index]
+        return tensor
+
+    def get_dtype(self) -> str:
+        """As the format writes it, for example BF16."""
+        with safe_open(self._path, framework="pt") as file:
+            return str(file.get_slice(self._name).get_dtype())
+
+    def get_shape(self) -> list[int]:
+        """Its size in each dimension."""
+        with safe_open(self._path, framework="pt") as file:
+            return list(file.get_slice(self._name).get_shape())
+
+
+def tensors(folder: Path) -> dict[str, LazyTensor]:
+    """Published name → tensor of the files of a checkpoint that was verified."""
     index = shards_of(folder)
-    files = sorted(set(index.values())) if index is not None else [SINGLE]
-    opened: list[Any] = [safe_open(folder / file, framework="pt", backend="pread") for file in files]
-    return {name: file.get_slice(name) for file in opened for name in file.keys()}  # noqa: SIM118 (no mapping)
+    places = dict.fromkeys(tensors_of(folder / SINGLE), SINGLE) if index is None else index
+    return {name: LazyTensor(folder / file, name) for name, file in places.items()}
 
 
-def dtype_of(tensors: Mapping[str, Any]) -> torch.dtype:
+def dtype_of(tensors: Mapping[str, LazyTensor]) -> torch.dtype:
     """The dtype that the files are in, by their first tensor."""
-    dtype: torch.dtype = next(iter(tensors.values()))[:0].dtype
-    return dtype
+    return next(iter(tensors.values()))[:0].dtype
 
 
 def verify(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> None:

@@ -222,20 +222,20 @@ class QwenAudioForConditionalGeneration(QwenAudioPreTrainedModel, GenerationMixi
         with torch.device("meta"):
             expected = {key: tuple(value.shape) for key, value in cls(config).state_dict().items()}
         checkpoint.verify(folder, expected)
-        tensors = checkpoint.slices(folder)
+        tensors = checkpoint.tensors(folder)
         if options.get("dtype", "auto") == "auto":
             options["dtype"] = checkpoint.dtype_of(tensors)
         options |= {"config": config, "state_dict": tensors, "key_mapping": checkpoint.NAMES}
         try:
             loaded: Any = super().from_pretrained(None, output_loading_info=True, **options)
-        except (OSError, RuntimeError, ValueError) as error:
+            if (folder / "generation_config.json").is_file():
+                loaded[0].generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
             raise ModelError(f"{folder}: cannot be loaded: {error}") from error
         model, report = loaded
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if report[kind]:
                 raise ModelError(f"{folder}: {kind.replace('_', ' ')} after loading: {sorted(report[kind])[:3]}")
-        if (folder / "generation_config.json").is_file():
-            model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
         if options.get("quantization_config") is None:
             packing.pack(model, weights, whole=("audio_tower",))
         return cast("QwenAudioForConditionalGeneration", model)
