@@ -6,7 +6,8 @@ Writes a checkpoint of random weights in the published layout (bf16, the file's 
 the model as anyone would: `from_pretrained`, then `generate` on 10 s of audio and a prompt of 292 tokens. Without a
 configuration: a decoder of 12 layers by 1024 and the real vocabulary, 513 M parameters. Each dtype has its own process,
 so that peak memory is its own. Prefill is `generate` of one token; decoding is what each of 63 more adds to it.
-The limit is a plain read of the bytes a token needs, timed between the repeats. The last line is one JSON object.
+Labels are the first 50 that the tagger of the profile `qwen` asks about. The limit is a plain read of the bytes a token
+needs, timed between the repeats. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ import torch
 from safetensors.torch import save_file
 from transformers.utils.logging import disable_progress_bar
 
-from assistant.models import generation
+from assistant.models import generation, store
+from assistant.models.classify import PHRASES
 from assistant.models.qwen_audio import checkpoint
 from assistant.models.qwen_audio.checkpoint import NAMES
 from assistant.models.qwen_audio.configuration import QwenAudioConfig
 from assistant.models.qwen_audio.mel import log_mel
 from assistant.models.qwen_audio.model import QwenAudioForConditionalGeneration, sinusoids
+from assistant.models.qwen_audio.tokenizer import QwenAudioTokenizer
 
 MIB = 2**20
 SECONDS, PROMPT, NEW, BATCH = 10, 292, 64, 8
@@ -148,7 +151,8 @@ def measure(folder: Path, dtype: str, repeats: int, threads: int) -> dict[str, A
         inputs_of(model.config, *which)
         for which in ((SECONDS, 1, PROMPT), (SECONDS, BATCH, PROMPT), (LABEL_SECONDS, 1, None))
     )
-    labels = np.random.default_rng(3).integers(100, 10_000, (LABELS, 3)).tolist()
+    tokenizer = QwenAudioTokenizer.from_pretrained(store.pull("qwen-tokenizer"))
+    labels = [tokenizer.encode(phrase) for phrase in list(PHRASES.values())[:LABELS]]
     times: dict[str, list[float]] = {}
 
     def run(inputs: dict[str, Any], new: int) -> None:
