@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import slice_logits_to_keep
@@ -17,6 +17,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from assistant.errors import ModelError
 from assistant.models import packing
+from assistant.models.growing_cache import growing_cache
 from assistant.models.qwen_audio import checkpoint
 from assistant.models.qwen_audio.configuration import QwenAudioConfig
 from assistant.models.qwen_audio.decoder import (
@@ -144,7 +145,7 @@ class QwenAudioModel(QwenAudioPreTrainedModel):
         """
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+            past_key_values = growing_cache()
         length, device = inputs_embeds.shape[1], inputs_embeds.device
         if position_ids is None:
             position_ids = (torch.arange(length, device=device) + past)[None]
@@ -321,5 +322,9 @@ class QwenAudioForConditionalGeneration(QwenAudioPreTrainedModel, GenerationMixi
             options["prompt_embeds"] = self.model.embed(
                 input_ids, input_features, audio_lengths, crop_by_batch=crop_by_batch
             )
+        # Beams choose rows anew at each token, which would leave the spare room behind.
+        own = {"past_key_values", "cache_implementation", "num_beams", "use_cache"} & options.keys()
+        if not own and (generation_config is None or (generation_config.num_beams or 1) == 1):
+            options["past_key_values"] = growing_cache()
         generating: Any = super()  # the library types `self` as a protocol that no model fits
         return generating.generate(input_ids, generation_config=generation_config, **options)
