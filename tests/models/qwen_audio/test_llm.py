@@ -14,7 +14,6 @@ import torch
 
 from assistant.errors import ModelError
 from assistant.models.audio_llm import AudioLLMSettings, Message, Prompt, Stop
-from assistant.models.placement import place
 from assistant.models.qwen_audio.llm import QwenAudio
 from assistant.models.qwen_audio.tokenizer import TextStream
 
@@ -162,18 +161,6 @@ def test_a_base_checkpoint_is_prompted_by_tags(qwen_audio_checkpoint: Path, tmp_
     path.write_text(json.dumps({**content, "chat_format": "other"}))
     with pytest.raises(ModelError, match="chat_format is 'other'"):
         QwenAudio(folder, AudioLLMSettings(device="cpu"))
-
-
-def test_a_device_that_is_not_there() -> None:
-    with pytest.raises(ModelError, match="is no device"):
-        place(AudioLLMSettings(device="gpu"))
-    with pytest.raises(ModelError, match="is not supported"):
-        place(AudioLLMSettings(device="meta"))
-    if not torch.cuda.is_available():
-        with pytest.raises(ModelError, match="is not here"):
-            place(AudioLLMSettings(device="cuda"))
-        assert place(AudioLLMSettings()).device == "cpu"
-    assert place(AudioLLMSettings(device="cpu")).dtype is torch.float32
 
 
 def test_scores_of_silence_and_noise_differ(llm: QwenAudio) -> None:
