@@ -212,7 +212,7 @@ class QwenAudioForConditionalGeneration(QwenAudioPreTrainedModel, GenerationMixi
     ) -> QwenAudioForConditionalGeneration:
         """Load a folder, or a repository of the hub at the commit `revision`, straight to its device and dtype.
 
-        On a CPU the linear layers are then packed (`assistant.models.packing`): for inference only, twice as fast;
+        On a CPU the linear layers are then packed (`assistant.models.packing`): for inference only;
         `weights` "int8" also rounds those of the decoder, "plain" leaves all as they are, to be trained or moved.
         `options` are the library's: dtype, device_map, quantization_config, attn_implementation… Before anything is
         loaded, names, shapes and sizes of all tensors are compared with what the configuration asks for. Raises
