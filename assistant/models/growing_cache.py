@@ -1,8 +1,8 @@
 """A key-value cache with spare room behind its end, so that a token is written and not everything copied.
 
 The library's `DynamicCache` concatenates at each token, which reads and writes all keys and values: with eight rows of
-300 tokens, 12 layers by 1024 in float32, 0.5 GB for each. Keys and values are views of the front of a larger tensor here;
-all else is the library's.
+300 tokens, 12 layers by 1024 in float32, 0.5 GB for each. Keys and values are views of the front of a larger tensor
+here; all else is the library's.
 """
 
 from __future__ import annotations
