@@ -23,18 +23,22 @@ from typing import Annotated, Any
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError
 
+from assistant.attention import Wake, WakeSettings
 from assistant.errors import AssistantError, ConfigurationError
+from assistant.intents import DeviceSettings
 from assistant.models.audio_llm import AudioLLMSettings
 from assistant.models.store import StoreSettings
 from assistant.models.whisper import WhisperSettings
 from assistant.outputs.homeassistant import HomeAssistantSettings
 from assistant.outputs.mqtt_client import MqttSettings
+from assistant.outputs.speaking import SaySettings
 from assistant.rules import RuleList, names_of
 from assistant.segment.activity import ActivitySettings
 from assistant.segment.speech import SpeechSettings
 from assistant.segment.windows import WindowSettings
 from assistant.settings import Settings
 from assistant.tracking import SoundSettings
+from assistant.wyoming_server import WyomingSettings
 
 SIZE_LIMIT = 256 * 1024  # bytes of a configuration file
 NODE_LIMIT = 20_000  # values after aliases are written out: a file that makes more is a bomb
@@ -43,7 +47,7 @@ DEPTH_LIMIT = 20
 RESERVED_ROOMS = ("status", "alert", "health", "listening", "ask", "say", "reply")  # topics beside the rooms
 PROFILES = ("embedded", "qwen", "hybrid")
 LATER_PROFILES = {"remote": "an OpenAI-compatible audio server"}
-LATER_KEYS = ("say", "clips", "history", "web", "wyoming", "serve")
+LATER_KEYS = ("clips", "history", "web", "serve")
 SECRET_KEY = re.compile(r"password|secret|token", re.IGNORECASE)
 CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
 VARIABLE = re.compile(r"\$(?:(\$)(?=\{)|\{([^}]*)\})")
@@ -106,6 +110,17 @@ class RoomSettings(Settings):
     languages: tuple[LanguageCode, ...] | None = Field(
         default=None, min_length=1, description="languages spoken in this room, instead of speech.languages"
     )
+    wake: Wake = Field(
+        default=Wake.WAKE,
+        description="what makes speech a command: wake (a wake word), follow-up (also right after a reply), or none "
+        "(every utterance: a television would switch the lights)",
+    )
+    speaker: str | None = Field(
+        default=None,
+        min_length=1,
+        description="where replies are heard: an output of `kikimimi devices`, default, or none; left out: the "
+        "satellite itself, or the default output for a microphone of this machine",
+    )
 
     @property
     def shown_source(self) -> str:
@@ -128,14 +143,7 @@ class Speech(WhisperSettings):
 
     enabled: bool = Field(default=True, description="false: only sounds, no recogniser is loaded")
     utterances: Annotated[SpeechSettings, BeforeValidator(_empty)] = SpeechSettings()
-
-
-class DeviceSettings(Settings):
-    """A thing of the house that people talk about: helps recognition to spell it."""
-
-    name: str = Field(min_length=1)
-    aliases: tuple[str, ...] = ()
-    area: str | None = None
+    wake: Annotated[WakeSettings, BeforeValidator(_empty)] = WakeSettings()
 
 
 class ModelSettings(StoreSettings):
@@ -167,6 +175,8 @@ class Config(Settings):
     speech: Speech = Speech()
     rules: RuleList = ()
     devices: tuple[DeviceSettings, ...] = ()
+    say: SaySettings = SaySettings()
+    wyoming: WyomingSettings = WyomingSettings()
     privacy: PrivacySettings = PrivacySettings()
 
     _file: Path | None = PrivateAttr(default=None)

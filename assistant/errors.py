@@ -3,7 +3,8 @@
 AssistantError            exit 1  something failed
 ├── ConfigurationError    exit 2  a configuration or rule file, or a command line, is wrong
 ├── SourceError           exit 3  a microphone, file or stream cannot be opened or read
-└── ModelError            exit 4  model files are missing, broken or cannot be run
+├── ModelError            exit 4  model files are missing, broken or cannot be run
+└── VoiceError            exit 1  a text cannot be said
 """
 
 from __future__ import annotations
@@ -31,3 +32,7 @@ class ModelError(AssistantError):
     """A model is missing, broken or cannot be run."""
 
     exit_code = 4
+
+
+class VoiceError(AssistantError):
+    """A text cannot be said: an engine is missing or fails."""

@@ -156,6 +156,34 @@ def iso(time: float) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Publish:
+    """A rule or a command asks for an MQTT message."""
+
+    topic: str
+    payload: str
+    qos: int = 1
+    retain: bool = False
+    rule: str = ""  # name of the rule, for the log
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What a command means, and what follows from it."""
+
+    name: str  # as Home Assistant names it: HassTurnOn
+    slots: Mapping[str, Any]  # {"name": "kitchen light", "area": "kitchen", "brightness": 40}
+    source: Literal["hassil", "model"]
+    language: str  # ISO 639-1 of the command
+    publish: tuple[Publish, ...] = ()  # what its devices are told; empty: left to whoever reads the intent
+    reply: str = ""  # what to say, in `language`
+    free: frozenset[str] = frozenset()  # slots that hold words as they were said, not names of this home
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in an event."""
+        return {"name": self.name, "slots": dict(self.slots), "source": self.source}
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """What the house is told. The same JSON goes to MQTT, `kikimimi listen --json`, the history and the web page.
 
@@ -173,7 +201,7 @@ class Event:
     text: str | None = None
     language: str | None = None
     words: tuple[Word, ...] | None = None
-    intent: Mapping[str, Any] | None = None
+    intent: Intent | None = None
     caption: str | None = None
     emotion: str | None = None
     start: str | None = None  # UTC, ISO 8601
@@ -193,15 +221,20 @@ class Event:
 
         `witnessed` is left out: it is for the rules of this house, others read `model`, which lists who agreed.
         """
-        fields = asdict(self)
+        fields = asdict(replace(self, intent=None))
         del fields["witnessed"]
+        fields["intent"] = None if self.intent is None else self.intent.to_json()
         fields["words"] = None if self.words is None else [asdict(word) for word in self.words]
         return {"schema": SCHEMA, **fields}
 
 
 def without_words(event: Event) -> Event:
-    """The same event for those who may not know what was said: no text, no words, no caption."""
-    return replace(event, text=None, words=None, caption=None)
+    """The same event for those who may not know what was said: no text, no words, no caption, no free slots."""
+    intent = event.intent
+    if intent is not None:
+        slots = {name: None if name in intent.free else value for name, value in intent.slots.items()}
+        intent = replace(intent, slots=slots, reply="")
+    return replace(event, text=None, words=None, caption=None, intent=intent)
 
 
 class Presence(StrEnum):
@@ -231,22 +264,51 @@ class LevelMeasured:
     peak: float
 
 
+class Sensitivity(StrEnum):
+    """How easily a sound is believed in a room."""
+
+    FEWER = "fewer false alarms"
+    BALANCED = "balanced"
+    MOST = "miss nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class ListeningChanged:
+    """A listening switch was turned; `room` None is that of the whole house."""
+
+    room: str | None
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SensitivityChanged:
+    """How easily a sound is believed in `room` from now on."""
+
+    room: str
+    sensitivity: Sensitivity
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pictured:
+    """The spectrogram of an alert."""
+
+    room: str
+    png: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class IntentRecognised:
+    """A command was understood: the speech event that it was said in, with its intent."""
+
+    event: Event
+    handled: bool  # devices of the configuration were told; False: left to whoever reads it
+
+
 @dataclass(frozen=True, slots=True)
 class HealthMeasured:
     """The state of the daemon, for the health topic and the log line."""
 
     figures: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Publish:
-    """A rule asks for an MQTT message."""
-
-    topic: str
-    payload: str
-    qos: int = 1
-    retain: bool = False
-    rule: str = ""  # name of the rule, for the log
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,5 +337,51 @@ class Ask:
     values: Mapping[str, Any] = field(default_factory=dict)  # what the templates of the actions that wait see
 
 
-Action = Publish | Log | Ask
-Fact = Event | RoomChanged | LevelMeasured | HealthMeasured
+@dataclass(frozen=True, slots=True)
+class Say:
+    """Something is to be said aloud."""
+
+    text: str
+    room: str | None = None  # None: wherever there is a loudspeaker
+    language: str | None = None  # ISO 639-1; None: that of the voice
+    rule: str = ""
+    reply: bool = False  # answers a command: what is said next may be a command without a wake word
+
+
+Action = Publish | Log | Ask | Say
+
+
+@dataclass(frozen=True, slots=True)
+class SetListening:
+    """Somebody turns a listening switch; `room` None is that of the whole house."""
+
+    room: str | None
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SetSensitivity:
+    """Somebody chooses how easily a sound is believed in `room`."""
+
+    room: str
+    sensitivity: Sensitivity
+
+
+@dataclass(frozen=True, slots=True)
+class SendTest:
+    """Somebody wants to see a test event of `room`."""
+
+    room: str
+
+
+Command = SetListening | SetSensitivity | SendTest | Say
+Fact = (
+    Event
+    | RoomChanged
+    | LevelMeasured
+    | HealthMeasured
+    | ListeningChanged
+    | SensitivityChanged
+    | Pictured
+    | IntentRecognised
+)

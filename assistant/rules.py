@@ -27,7 +27,7 @@ from pydantic import (
 )
 
 from assistant.errors import AssistantError, ConfigurationError
-from assistant.events import Action, Ask, Event, Log, Presence, Publish, RoomChanged, State
+from assistant.events import Action, Ask, Event, Log, Presence, Publish, RoomChanged, State, without_words
 from assistant.settings import Settings
 from assistant.templates import Template
 
@@ -888,13 +888,9 @@ def clean(answer: str) -> str:
 
 def visible(event: Event, *, transcripts: bool) -> dict[str, Any]:
     """The event as templates see it: without what was said unless `transcripts`."""
-    values = event.to_json()
+    values = (event if transcripts else without_words(event)).to_json()
     del values["schema"]
     values["state"] = str(event.state)
-    if not transcripts:
-        values |= dict.fromkeys(PRIVATE_FIELDS)
-        if isinstance(slots := (event.intent or {}).get("slots"), Mapping):
-            values["intent"] = {**(event.intent or {}), "slots": dict.fromkeys(slots)}
     return values
 
 

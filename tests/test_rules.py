@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from assistant.events import Ask, Event, Log, Presence, Publish, RoomChanged, State, Word
+from assistant.events import Ask, Event, Intent, Log, Presence, Publish, RoomChanged, State, Word
 from assistant.rules import ANSWER_LIMIT, Hours, Rule, Rules, Span, clean, duration, fold, says, topic_problem
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC).timestamp()  # a Monday
@@ -408,7 +408,7 @@ def test_templates_do_not_see_what_was_said_unless_allowed() -> None:
     assert shown.startswith('my secret|[{"word": "good"')
 
 
-def test_slots_of_an_intent_are_hidden_too() -> None:
+def test_free_slots_of_an_intent_are_hidden_too() -> None:
     event = Event(
         "s",
         "k",
@@ -419,10 +419,10 @@ def test_slots_of_an_intent_are_hidden_too() -> None:
         "Speech",
         1.0,
         "note milk",
-        intent={"name": "note", "slots": {"what": "milk"}},
+        intent=Intent("note", {"what": "milk", "list": "shopping"}, "hassil", "en", free=frozenset({"what"})),
     )
     (line,) = logged(house(rule({"speech": "any"}, do={"log": "{{ intent }}"})).feed(event, NOON))
-    assert line == '{"name": "note", "slots": {"what": null}}'
+    assert line == '{"name": "note", "slots": {"what": null, "list": "shopping"}, "source": "hassil"}'
 
 
 def test_a_template_that_fails_is_told_once_and_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
@@ -646,7 +646,15 @@ events = st.builds(
     text=texts,
     language=texts,
     words=st.none() | st.tuples(st.builds(Word, st.text(max_size=5), st.just(0.0), st.just(1.0))),
-    intent=st.none() | st.dictionaries(st.text(max_size=5), st.text(max_size=5)),
+    intent=st.none()
+    | st.builds(
+        Intent,
+        st.text(max_size=5),
+        st.dictionaries(st.text(max_size=5), st.text(max_size=5)),
+        st.just("hassil"),
+        st.just("en"),
+        free=st.frozensets(st.text(max_size=5), max_size=2),
+    ),
     caption=texts,
     duration=numbers,
     offset=st.floats(),

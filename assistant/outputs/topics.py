@@ -12,7 +12,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from assistant.events import Event, Fact, HealthMeasured, LevelMeasured, Presence, Publish, RoomChanged, State
+from assistant.events import (
+    Event,
+    Fact,
+    HealthMeasured,
+    IntentRecognised,
+    LevelMeasured,
+    ListeningChanged,
+    Pictured,
+    Presence,
+    Publish,
+    RoomChanged,
+    SensitivityChanged,
+    State,
+)
 
 LATE_AFTER = 60.0  # seconds: an older event is marked late, an older trigger is not sent
 REPEAT_EVERY = 10.0  # seconds between two ON of a sound that lasts
@@ -169,6 +182,8 @@ class House:
                 return self._level(item, now)
             case HealthMeasured():
                 return [self._keep(self._health(item, now))]
+            case ListeningChanged() | SensitivityChanged() | Pictured() | IntentRecognised():
+                return []
             case Publish():
                 return [Message(item.topic, item.payload, now, qos=item.qos, retain=item.retain, rule=item.rule)]
 

@@ -1,0 +1,1 @@
+"""Voices: engines that turn a text into speech."""
