@@ -395,7 +395,7 @@ class Daemon:
     def _heard_in(self, room: str, span: Callable[[int], tuple[int, int]]) -> Samples:
         """What was heard in a room: `span` says of the position there which samples."""
         pipeline = next((ear.pipeline for ear in self._ears if ear.room.id == room), None)
-        if pipeline is None or pipeline.recent is None:
+        if pipeline is None:
             return frozen(np.zeros(0, np.float32))
         return pipeline.recent.cut(*span(pipeline.position))
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
@@ -23,6 +23,7 @@ from assistant.events import (
     Event,
     LevelMeasured,
     Samples,
+    Sensitivity,
     SpeechEvidence,
     State,
     Tags,
@@ -38,7 +39,7 @@ from assistant.models.cadence import Cadence
 from assistant.resident import BusyError, Resident
 from assistant.segment.activity import SILENCE_DBFS, Activity, ActivitySettings, Frame
 from assistant.segment.recent import Recent
-from assistant.segment.speech import Speech, SpeechSettings
+from assistant.segment.speech import Phase, Speech, SpeechSettings
 from assistant.segment.windows import Windows, WindowSettings
 from assistant.tracking import SoundSettings, SoundTable, Tracker
 from assistant.understanding import Captions, SharedTagger, Sounds
@@ -58,6 +59,7 @@ T = TypeVar("T")
 
 UTTERANCES = 4  # waiting for the recogniser, per room; the oldest is shed
 DRAIN = 10.0  # seconds that a stopped stream may still take to recognise what was said
+PICTURE = 10 * SAMPLE_RATE  # samples that are kept for a spectrogram
 LEVEL_EVERY = SAMPLE_RATE  # samples between level measurements
 MODEL_TIMEOUT = 60.0  # seconds after which a model call is given up
 LONGEST_LAG = 30.0  # seconds: sources hold less; a longer one is a wall clock that was set
@@ -155,6 +157,37 @@ class HearingSettings:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Addressed:
+    """An utterance is meant for the house."""
+
+    start: int  # samples: where the command begins, after the wake word
+    claim: Claim  # on being the room that acts
+
+
+class Claim(Protocol):
+    """One room's claim on an utterance that others may have heard too."""
+
+    async def won(self) -> bool:
+        """Whether this room is the one that acts."""
+
+
+class Commands(Protocol):
+    """What makes commands of what is said in one room."""
+
+    def hear(self, chunk: Chunk, frames: Sequence[Frame], *, speaking: bool) -> None:
+        """Take what everything else took too. `speaking`: an utterance is in progress."""
+
+    def uttered(self, utterance: Utterance, began: float) -> Addressed | None:
+        """Whether a complete utterance, begun at `began` Unix seconds, is a command."""
+
+    async def understand(self, addressed: Addressed, event: Event) -> Event:
+        """The event of the utterance with its intent, if it has one."""
+
+    def answer(self, addressed: Addressed, event: Event | None) -> None:
+        """The event is out: do what it says, and tell who said it. None: no words were heard."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Pending:
     """An utterance on its way to the recogniser."""
 
@@ -162,6 +195,13 @@ class _Pending:
     evidence: SpeechEvidence
     position: int  # samples: the last one used to find its end
     arrived: float  # monotonic seconds when that one was there
+    addressed: Addressed | None = None
+
+    @property
+    def skipped(self) -> int:
+        """Samples at its beginning that hold the wake word."""
+        start = self.utterance.start
+        return 0 if self.addressed is None else min(max(0, self.addressed.start - start), len(self.utterance.samples))
 
 
 class Pipeline:
@@ -180,6 +220,7 @@ class Pipeline:
         *,
         inline: bool,
         clocked: bool = False,
+        commands: Commands | None = None,
     ) -> None:
         """`inline` recognises before the next chunk is read, so that two runs over a file give the same lines.
 
@@ -193,9 +234,11 @@ class Pipeline:
         self._settings = settings
         self._emit = emit
         self._level = level
+        self._commands = commands
         self._inline = inline
         self._clocked = clocked
-        self.recent = Recent() if models.llm is not None else None  # what questions are about
+        # What questions and pictures are about.
+        self.recent = Recent() if models.llm is not None else Recent(PICTURE)
         self._activity = Activity(settings.activity)
         self._windows = Windows(settings.windows)
         self._speech = Speech(settings.speech)
@@ -218,6 +261,10 @@ class Pipeline:
         self._peak = SILENCE_DBFS
         self.model_errors = 0
 
+    def be_sensitive(self, sensitivity: Sensitivity) -> None:
+        """From now on believe sounds as easily as that."""
+        self._tracker.sensitivity = sensitivity
+
     @property
     def position(self) -> int:
         """Samples of the stream heard so far; the next chunk begins there unless audio is lost."""
@@ -231,7 +278,7 @@ class Pipeline:
         return Sounds(models.llm, models.llm_tagger, settings.table, witness, settings.sounds, patient=self._inline)
 
     def _llm_captions(self) -> Captions | None:
-        if self._models.llm is None or self._models.describe is None or self.recent is None:
+        if self._models.llm is None or self._models.describe is None:
             return None
         return Captions(self._models.llm, self._models.describe, self.recent, patient=self._inline)
 
@@ -295,8 +342,7 @@ class Pipeline:
         self._arrived = time.monotonic() - (_waited(chunk) if self._clocked else 0.0)
         self._origin = chunk.time - seconds(chunk.start)
         self._position = chunk.end
-        if self.recent is not None:
-            self.recent.feed(chunk)
+        self.recent.feed(chunk)
         for detection in self._cadence.feed(chunk):
             self._announce(detection)
         frames = self._activity.feed(chunk)
@@ -304,7 +350,10 @@ class Pipeline:
         for detection in self._tracker.advance(self._position):
             self._announce(detection)
         await self._understand(chunk, frames)
-        for utterance in self._speech.feed(chunk, frames):
+        utterances = self._speech.feed(chunk, frames)
+        if self._commands is not None:
+            self._commands.hear(chunk, frames, speaking=self._speech.phase is not Phase.QUIET)
+        for utterance in utterances:
             await self._heard(utterance)
         self._measure(chunk, frames)
 
@@ -379,7 +428,10 @@ class Pipeline:
         """An utterance is complete: recognise it now (`inline`) or queue it, shedding the oldest."""
         if not self._settings.recognise:
             return
-        pending = _Pending(utterance, self._evidence.over(utterance), self._position, self._arrived)
+        addressed = None
+        if self._commands is not None:
+            addressed = self._commands.uttered(utterance, self._origin + seconds(utterance.start))
+        pending = _Pending(utterance, self._evidence.over(utterance), self._position, self._arrived, addressed)
         if self._inline:
             await self._recognise(pending)
         else:
@@ -390,14 +442,26 @@ class Pipeline:
             await self._recognise(pending)
 
     async def _recognise(self, pending: _Pending) -> None:
+        event = await self._speech_event(pending)
+        if pending.addressed is None or self._commands is None:
+            if event is not None:
+                self._emit(event)
+            return
+        if event is not None:
+            event = await self._commands.understand(pending.addressed, event)
+            self._emit(replace(event, latency=round(time.monotonic() - pending.arrived, 3)))
+        self._commands.answer(pending.addressed, event)
+
+    async def _speech_event(self, pending: _Pending) -> Event | None:
+        """The event of an utterance; None when it gave no words."""
         utterance = pending.utterance
         try:
             recogniser = await self._models.recogniser()
             if recogniser is None:
-                return
+                return None
             transcript = await self._models.recognising.call(
                 lambda: recogniser.transcribe(
-                    utterance.samples,
+                    utterance.samples[pending.skipped :],
                     pending.evidence,
                     languages=self._settings.languages,
                     words=self._settings.words,
@@ -406,10 +470,10 @@ class Pipeline:
             )
         except BusyError as error:  # counted where it was shed
             log.debug("%s: an utterance at %.1f s was lost: %s", self._name, seconds(utterance.start), error)
-            return
+            return None
         except Exception as error:
             self._failed("the recogniser failed", error)
-            return
+            return None
         if not transcript.text:
             log.debug(
                 "%s: an utterance at %.1f s gave no text: %s",
@@ -417,32 +481,30 @@ class Pipeline:
                 seconds(utterance.start),
                 transcript.rejected,
             )
-            return
-        start = self._origin + seconds(utterance.start)
-        self._emit(
-            Event(
-                id=str(ULID()),
-                room=self._source.room,
-                source=self._name,
-                kind="speech",
-                state=State.HEARD,
-                event_type="speech",
-                label="Speech",
-                score=None if transcript.score is None else round(transcript.score, 3),
-                text=transcript.text,
-                language=transcript.language,
-                words=transcript.words,
-                emotion=transcript.emotion,
-                start=iso(start),
-                end=iso(self._origin + seconds(utterance.end)),
-                offset=round(seconds(utterance.start), 3),
-                duration=round(seconds(utterance.end - utterance.start), 3),
-                heard_at=round(seconds(pending.position), 3),
-                level_dbfs=round(utterance.level_dbfs, 1),
-                model=f"{recogniser.name}+{transcript.agreed}" if transcript.agreed else recogniser.name,
-                witnessed=transcript.witnessed,
-                latency=round(time.monotonic() - pending.arrived, 3),
-            )
+            return None
+        start = utterance.start + pending.skipped
+        return Event(
+            id=str(ULID()),
+            room=self._source.room,
+            source=self._name,
+            kind="speech",
+            state=State.HEARD,
+            event_type="speech",
+            label="Speech",
+            score=None if transcript.score is None else round(transcript.score, 3),
+            text=transcript.text,
+            language=transcript.language,
+            words=transcript.words,
+            emotion=transcript.emotion,
+            start=iso(self._origin + seconds(start)),
+            end=iso(self._origin + seconds(utterance.end)),
+            offset=round(seconds(start), 3),
+            duration=round(seconds(utterance.end - start), 3),
+            heard_at=round(seconds(pending.position), 3),
+            level_dbfs=round(utterance.level_dbfs, 1),
+            model=f"{recogniser.name}+{transcript.agreed}" if transcript.agreed else recogniser.name,
+            witnessed=transcript.witnessed,
+            latency=round(time.monotonic() - pending.arrived, 3),
         )
 
     def _announce(self, detection: Detection) -> None:
