@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from assistant.errors import ConfigurationError
-from assistant.events import SAMPLE_RATE, Detection, State, Tags
+from assistant.events import SAMPLE_RATE, Detection, Sensitivity, State, Tags
 from assistant.settings import Settings
 
 OTHER = "other"  # event type of a label in no group
@@ -41,23 +40,16 @@ LATE_CAUTION = 1.25  # thresholds are so many times higher: many windows of the 
 QUIET_WEIGHT = 2.5  # times the mean background score that is subtracted: scores of noise fluctuate
 QUIET_RATE = 0.3  # share of the newest background window in the mean
 ONSET_IN_WINDOW = round(0.6 * SAMPLE_RATE)  # samples before the end of the first window that shows a sound
-
-
-class Sensitivity(StrEnum):
-    """How much must be heard before something is said."""
-
-    FEWER = "fewer false alarms"
-    BALANCED = "balanced"
-    MISS_NOTHING = "miss nothing"
-
-
-SHIFT = {Sensitivity.FEWER: 1.35, Sensitivity.BALANCED: 1.0, Sensitivity.MISS_NOTHING: 0.65}  # times each threshold
+SHIFT = {Sensitivity.FEWER: 1.35, Sensitivity.BALANCED: 1.0, Sensitivity.MOST: 0.65}  # times each threshold
+HIGHEST = 0.95  # a shifted threshold: above it nothing would ever be heard
 
 
 class SoundSettings(Settings):
     """How scores become sounds."""
 
-    sensitivity: Sensitivity = Field(default=Sensitivity.BALANCED, description="shifts every threshold")
+    sensitivity: Sensitivity = Field(
+        default=Sensitivity.BALANCED, description="shifts every threshold; rooms may differ"
+    )
     threshold: float = Field(default=0.3, gt=0.0, le=1.0, description="mean score a family needs when windows agree")
     single: float = Field(default=1.75, ge=1.0, le=5.0, description="times the threshold for a single window")
     memory: int = Field(default=4, ge=1, le=20, description="windows of an activity that are averaged")
@@ -203,9 +195,7 @@ class Tracker:
         self._families = _families(table, labels)
         self._members = np.concatenate([family.indices for family in self._families])
         self._offsets = np.cumsum([0] + [len(family.indices) for family in self._families[:-1]])
-        shift = SHIFT[self._settings.sensitivity]
-        self._thresholds = shift * np.array([self._threshold(family) for family in self._families])
-        self._bars = self._bars_by_windows()
+        self.sensitivity = self._settings.sensitivity
         self._general = np.array([family.general for family in self._families])
         self._speech = np.array([i for i, label in enumerate(labels) if label in table.speech], np.intp)
         self._learns = np.ones(len(labels), bool)
@@ -220,6 +210,22 @@ class Tracker:
         self._running: dict[int, _Sound] = {}  # by family
         self._ready_at: dict[int, int] = {}  # by family: samples, where its cool-down is over
         self._keys = 0
+
+    @property
+    def sensitivity(self) -> Sensitivity:
+        """How easily a sound is believed. It may be changed at any time and counts from the next window on.
+
+        Every threshold moves by the same factor, and with it what is derived from thresholds: what one, two or three
+        windows must bring, what keeps a running sound alive, what marks its onset. Holds and cool-downs stay.
+        """
+        return self._sensitivity
+
+    @sensitivity.setter
+    def sensitivity(self, sensitivity: Sensitivity) -> None:
+        self._sensitivity = sensitivity
+        thresholds = np.array([self._threshold(family) for family in self._families])
+        self._thresholds = np.minimum(SHIFT[sensitivity] * thresholds, np.maximum(thresholds, HIGHEST))
+        self._bars = self._bars_by_windows()
 
     def feed(self, tags: Tags) -> list[Detection]:
         """What a window starts, at most one sound. Windows come in the order of their ends."""

@@ -11,7 +11,7 @@ import pytest
 import soxr
 
 from assistant.errors import ConfigurationError
-from assistant.events import SAMPLE_RATE, Chunk, Detection, State, Tags, Window
+from assistant.events import SAMPLE_RATE, Chunk, Detection, Sensitivity, State, Tags, Window
 from assistant.models.yamnet import Yamnet
 from assistant.segment.activity import Activity
 from assistant.segment.windows import Windows
@@ -346,3 +346,35 @@ def test_a_bell_of_beeps_is_heard_over_a_quiet_room_soon(yamnet: Yamnet) -> None
     assert found, "beeps were not heard"
     assert found[0].event_type in {"appliance_beep", "alarm_clock", "smoke_alarm", "phone"}
     assert found[0].heard_at / SAMPLE_RATE < 14
+
+
+def test_sensitivity_may_change_while_a_sound_runs() -> None:
+    once = tracker()
+    onset, faint = 160_000, {"Cat": 0.25}
+    assert started(play(once, [faint] * 4)) == []
+
+    once.sensitivity = Sensitivity.MOST
+    end = onset + 10 * SAMPLE_RATE
+    heard = [d for i in range(4) for d in once.feed(tags(end + i * HOP, end - 7680, faint))]
+    assert started(heard) == ["Cat"]
+
+    # what is faint at the new choice does not keep it alive, and it ends once
+    once.sensitivity = Sensitivity.FEWER
+    later = end + 3 * HOP
+    for i in range(1, 10):
+        once.feed(tags(later + i * HOP, end - 7680, {"Cat": 0.15}))
+    assert [d.state for d in once.advance(later + 10 * HOP)] == [State.ENDED]
+
+
+def test_balanced_is_the_table_as_it_stands_and_back_again() -> None:
+    plain, moved = tracker(), tracker()
+    for sensitivity in (Sensitivity.MOST, Sensitivity.FEWER, Sensitivity.BALANCED):
+        moved.sensitivity = sensitivity
+    windows = [{"Cat": 0.33, "Bark": 0.1}] * 5
+    assert play(moved, windows) == play(plain, windows)
+    assert moved.sensitivity is Sensitivity.BALANCED
+
+
+def test_fewer_false_alarms_never_asks_for_more_than_a_score_can_be() -> None:
+    strict = tracker(threshold=0.9, sensitivity="fewer false alarms")
+    assert started(play(strict, [{"Cat": 0.99}] * 4)) == ["Cat"]
