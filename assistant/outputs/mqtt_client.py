@@ -57,6 +57,8 @@ class Arrived:
     retained: bool
     response_topic: str | None = None  # MQTT 5: where its answer is to go
     correlation: bytes | None = None  # MQTT 5: what its answer is to carry
+    duplicate: bool = False  # the broker says that it may have sent this before, with the same `identifier`
+    identifier: int = 0  # of the packet, at QoS 1 and 2
 
 
 Received = Callable[[Arrived], None]
@@ -167,7 +169,7 @@ class Link:
         *,
         client_id: str,
         protocol: int,
-        will: Message,
+        will: Message | None,
         received: Received,
     ) -> None:
         """`protocol` is 5 or 4 (3.1.1); `received` is called on the loop."""
@@ -275,7 +277,7 @@ class Link:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
 
-    def _make_client(self, client_id: str, will: Message) -> paho.Client:
+    def _make_client(self, client_id: str, will: Message | None) -> paho.Client:
         client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
@@ -285,10 +287,11 @@ class Link:
         )
         client.connect_timeout = TCP_TIMEOUT
         client.max_inflight_messages_set(WINDOW)
-        will_properties = None
-        if self.protocol == 5:
-            will_properties = _properties(PacketTypes.WILLMESSAGE, WillDelayInterval=WILL_DELAY)
-        client.will_set(will.topic, will.encoded(), will.qos, will.retain, will_properties)
+        if will is not None:
+            will_properties = None
+            if self.protocol == 5:
+                will_properties = _properties(PacketTypes.WILLMESSAGE, WillDelayInterval=WILL_DELAY)
+            client.will_set(will.topic, will.encoded(), will.qos, will.retain, will_properties)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
@@ -383,9 +386,10 @@ class Link:
     def _publish_properties(self, message: Message) -> Properties | None:
         if self.protocol != 5:
             return None
-        properties = _properties(PacketTypes.PUBLISH, PayloadFormatIndicator=1)  # UTF-8
-        if not isinstance(message.payload, str):
-            properties.ContentType = "application/json"
+        utf8 = 0 if isinstance(message.payload, bytes) else 1
+        properties = _properties(PacketTypes.PUBLISH, PayloadFormatIndicator=utf8)
+        if message.content_type is not None:
+            properties.ContentType = message.content_type
         if message.expiry is not None:
             properties.MessageExpiryInterval = message.expiry
         if message.correlation is not None:
@@ -425,6 +429,8 @@ class Link:
             message.retain,
             getattr(properties, "ResponseTopic", None),
             getattr(properties, "CorrelationData", None),
+            message.dup,
+            message.mid,
         )
         self._on_loop(self._received, arrived)
 
@@ -459,7 +465,7 @@ class Connector:
         self.client_id = client_id
         self.protocol = 5
 
-    async def open(self, will: Message, received: Received) -> Link:
+    async def open(self, will: Message | None, received: Received) -> Link:
         """Connect and log in, with the other version at once when this one is refused. Raises `LinkError`."""
         other = {5: 4, 4: 5}[self.protocol]
         try:
@@ -473,7 +479,7 @@ class Connector:
             self.protocol = other
             return link
 
-    async def _open_with(self, protocol: int, will: Message, received: Received) -> Link:
+    async def _open_with(self, protocol: int, will: Message | None, received: Received) -> Link:
         link = Link(self.settings, client_id=self.client_id, protocol=protocol, will=will, received=received)
         await link.open()
         return link

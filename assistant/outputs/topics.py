@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from assistant.events import (
+    SCHEMA,
     Event,
     Fact,
     HealthMeasured,
@@ -23,8 +24,10 @@ from assistant.events import (
     Presence,
     Publish,
     RoomChanged,
+    Sensitivity,
     SensitivityChanged,
     State,
+    without_words,
 )
 
 LATE_AFTER = 60.0  # seconds: an older event is marked late, an older trigger is not sent
@@ -36,6 +39,8 @@ EVENT_EXPIRY = 60  # seconds, MQTT 5: nobody automates on an event that is older
 TRIGGER_EXPIRY = 10
 DOORBELL_EXPIRY = 30
 ON_EXPIRY = OFF_DELAY + 15
+INTENT_EXPIRY = 30
+PICTURE_EXPIRY = 60
 LEVEL_EXPIRY = 30
 HEALTH_EXPIRY = 180
 
@@ -56,6 +61,8 @@ class Room:
     name: str
     area: str | None = None
     source: str = "Microphone"  # what listens there, for the device page
+    listening: bool = True  # its switch, as the run begins
+    sensitivity: Sensitivity = Sensitivity.BALANCED  # its select, as the run begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +85,15 @@ class Home:
     sounds: tuple[SoundType, ...]
     transcripts: bool = False  # may what was said leave the machine?
     url: str | None = None  # the web page, for the device page
+    listening: bool = True  # the switch of the whole house, as the run begins
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One MQTT message to be sent. A mapping is sent as JSON."""
+    """One MQTT message to be sent. A mapping is sent as JSON, bytes are sent as they are."""
 
     topic: str
-    payload: str | Mapping[str, Any]
+    payload: str | bytes | Mapping[str, Any]
     raised: float  # seconds of the clock that is passed in
     qos: int = 1
     retain: bool = False
@@ -95,6 +103,12 @@ class Message:
     sends: int = 0  # how often it was handed to a connection that broke
     rule: str = ""  # name of the rule that asked for it
     correlation: bytes | None = None  # MQTT 5: what a question carried, for its answer
+    content: str | None = None  # MQTT 5: content type of bytes
+
+    @property
+    def content_type(self) -> str | None:
+        """MQTT 5: MIME type; None for a plain word or what a rule wrote."""
+        return "application/json" if isinstance(self.payload, Mapping) else self.content
 
     def due(self, now: float) -> Message | None:
         """The message as it is to be sent at `now`: an event older than a minute is `late`; None if worthless."""
@@ -109,6 +123,8 @@ class Message:
         """The payload as UTF-8; numbers that JSON does not know are an error."""
         if isinstance(self.payload, str):
             return self.payload.encode()
+        if isinstance(self.payload, bytes):
+            return self.payload
         return json.dumps(self.payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
@@ -131,8 +147,13 @@ class House:
         self._states: dict[str, Message] = {}
         self._active: dict[tuple[str, str], set[str]] = {}
         self._levels: dict[str, tuple[float, float]] = {}  # room: time and level last told
-        self._presence: dict[str, Presence] = {room.id: Presence.OFFLINE for room in home.rooms}
+        self._presence: dict[str, Presence] = {room.id: Presence.OFFLINE for room in home.rooms}  # of its source
+        self._listening: dict[str | None, bool] = {None: home.listening}  # by room; None: the whole house
+        self._keep(self._listening_state(None, 0.0))
         for room in home.rooms:
+            self._listening[room.id] = room.listening
+            self._keep(self._listening_state(room.id, 0.0))
+            self._keep(self._sensitivity_state(SensitivityChanged(room.id, room.sensitivity), 0.0))
             self._keep(self._room_status(room.id, 0.0))
             for sound in home.sounds:
                 self._keep(self._sound_state(room.id, sound.event_type, 0.0))
@@ -171,7 +192,7 @@ class House:
         ]
         return [self.status(now), *rooms, *sounds, self._keep(self._alert(now))]
 
-    def messages(self, item: Fact | Publish, now: float) -> list[Message]:
+    def messages(self, item: Fact | Publish, now: float) -> list[Message]:  # noqa: PLR0911 - one a fact
         """What is to be sent for this item, states first. Retained states are remembered."""
         match item:
             case Event():
@@ -182,8 +203,15 @@ class House:
                 return self._level(item, now)
             case HealthMeasured():
                 return [self._keep(self._health(item, now))]
-            case ListeningChanged() | SensitivityChanged() | Pictured() | IntentRecognised():
-                return []
+            case ListeningChanged():
+                return self._switched(item, now)
+            case SensitivityChanged():
+                return [self._keep(self._sensitivity_state(item, now))]
+            case Pictured():
+                topic = self._topic(item.room, "spectrogram")
+                return [Message(topic, item.png, now, qos=0, expiry=PICTURE_EXPIRY, content="image/png")]
+            case IntentRecognised():
+                return self._intent(item, now)
             case Publish():
                 return [Message(item.topic, item.payload, now, qos=item.qos, retain=item.retain, rule=item.rule)]
 
@@ -195,7 +223,23 @@ class House:
         return "/".join((self.base, level_topic_part(room), *rest))
 
     def _room_status(self, room: str, now: float) -> Message:
-        return Message(self._topic(room, "status"), self._presence[room].value, now, retain=True, state=True)
+        return Message(self._topic(room, "status"), self._presence_of(room).value, now, retain=True, state=True)
+
+    def _presence_of(self, room: str) -> Presence:
+        """What is told of a room: while it may not listen, its source does not matter."""
+        if self.closed:
+            return Presence.OFFLINE
+        if not (self._listening[None] and self._listening.get(room, True)):
+            return Presence.DISABLED
+        return self._presence[room]
+
+    def _listening_state(self, room: str | None, now: float) -> Message:
+        topic = f"{self.base}/listening/state" if room is None else self._topic(room, "listening", "state")
+        return Message(topic, "ON" if self._listening[room] else "OFF", now, retain=True, state=True)
+
+    def _sensitivity_state(self, change: SensitivityChanged, now: float) -> Message:
+        topic = self._topic(change.room, "sensitivity", "state")
+        return Message(topic, change.sensitivity.value, now, retain=True, state=True)
 
     def _sound_state(self, room: str, event_type: str, now: float) -> Message:
         lasts = bool(self._active.get((room, event_type)))
@@ -249,26 +293,57 @@ class House:
         return messages
 
     def _body(self, event: Event) -> dict[str, Any]:
-        body = {key: _finite(value) for key, value in event.to_json().items()}
-        if not self.home.transcripts:  # the event arrives redacted; a mistake there must not leave the house
-            body.update(text=None, words=None, caption=None)
-        return body
+        return {key: _finite(value) for key, value in self._redacted(event).to_json().items()}
+
+    def _redacted(self, event: Event) -> Event:
+        """The event arrives redacted; a mistake there must not leave the house."""
+        return event if self.home.transcripts else without_words(event)
+
+    def _intent(self, recognised: IntentRecognised, now: float) -> list[Message]:
+        """The intent by itself, for whoever acts on it; a command that waited for a minute is none any more."""
+        event = self._redacted(recognised.event)
+        if event.intent is None:
+            return []
+        body = {
+            "schema": SCHEMA,
+            "id": event.id,
+            "room": event.room,
+            **event.intent.to_json(),
+            "language": event.intent.language,
+            "handled": recognised.handled,
+            "late": event.late,
+        }
+        return [self._prompt(self._topic(event.room, "intent"), body, INTENT_EXPIRY, now)]
 
     @staticmethod
     def _prompt(topic: str, payload: str | Mapping[str, Any], expiry: int, now: float) -> Message:
         return Message(topic, payload, now, expiry=expiry, lifetime=LATE_AFTER)
 
     def _room(self, change: RoomChanged, now: float) -> list[Message]:
-        self._presence[change.room] = Presence.OFFLINE if self.closed else change.presence
-        messages = [self._keep(self._room_status(change.room, now))]
-        if change.presence is Presence.ONLINE:
+        self._presence[change.room] = change.presence
+        return self._told(change.room, now)
+
+    def _told(self, room: str, now: float) -> list[Message]:
+        """The status of a room, and what follows from it."""
+        messages = [self._keep(self._room_status(room, now))]
+        if self._presence_of(room) is Presence.ONLINE:
             return messages
         # nobody listens there any more: nothing can be said to last, even if its `ended` never came
-        for (room, event_type), ids in self._active.items():
-            if room == change.room and ids:
+        for (where, event_type), ids in self._active.items():
+            if where == room and ids:
                 ids.clear()
                 messages.append(self._keep(self._sound_state(room, event_type, now)))
         return [*messages, self._keep(self._alert(now))] if len(messages) > 1 else messages
+
+    def _switched(self, change: ListeningChanged, now: float) -> list[Message]:
+        """A switch and the status of the rooms that it is for."""
+        self._listening[change.room] = change.on
+        messages = [self._keep(self._listening_state(change.room, now))]
+        for room in list(self._presence) if change.room is None else [change.room]:
+            if self._presence.setdefault(room, Presence.OFFLINE) is Presence.DISABLED and change.on:
+                self._presence[room] = Presence.OFFLINE  # until its source says more
+            messages += self._told(room, now)
+        return messages
 
     def _level(self, level: LevelMeasured, now: float) -> list[Message]:
         figures = {name: _level(getattr(level, name)) for name in ("dbfs", "floor", "peak")}

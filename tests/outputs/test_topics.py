@@ -3,7 +3,21 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from assistant.events import Event, HealthMeasured, LevelMeasured, Presence, Publish, RoomChanged, State
+from assistant.events import (
+    Event,
+    HealthMeasured,
+    Intent,
+    IntentRecognised,
+    LevelMeasured,
+    ListeningChanged,
+    Pictured,
+    Presence,
+    Publish,
+    RoomChanged,
+    Sensitivity,
+    SensitivityChanged,
+    State,
+)
 from assistant.outputs.topics import Home, House, Message, Room, SoundType
 
 HOME = Home(
@@ -45,6 +59,11 @@ def test_every_state_is_known_from_the_start():
     states = {message.topic: message.payload for message in House(HOME, "kikimimi").states(1.0)}
 
     assert states == {
+        "kikimimi/listening/state": "ON",
+        "kikimimi/kitchen/listening/state": "ON",
+        "kikimimi/kitchen/sensitivity/state": "balanced",
+        "kikimimi/hall/listening/state": "ON",
+        "kikimimi/hall/sensitivity/state": "balanced",
         "kikimimi/kitchen/status": "offline",
         "kikimimi/kitchen/sound/smoke_alarm/state": "OFF",
         "kikimimi/kitchen/sound/doorbell/state": "OFF",
@@ -236,3 +255,139 @@ def test_a_source_cannot_smuggle_a_wildcard_into_a_topic():
     messages = House(HOME, "kikimimi").messages(sound("other", room="a/b#+"), 0.0)
 
     assert "kikimimi/a_b__/event" in topics(messages)
+
+
+# switches
+
+
+def test_switches_are_remembered_from_the_run_before():
+    room = Room("kitchen", "Kitchen", listening=False, sensitivity=Sensitivity.MOST)
+    house = House(replace(HOME, rooms=(room, HOME.rooms[1])), "kikimimi")
+
+    assert state_of(house, "kikimimi/kitchen/listening/state") == "OFF"
+    assert state_of(house, "kikimimi/kitchen/sensitivity/state") == "miss nothing"
+    assert state_of(house, "kikimimi/kitchen/status") == "disabled"
+    assert state_of(house, "kikimimi/hall/status") == "offline"
+    assert state_of(house, "kikimimi/listening/state") == "ON"
+
+    silent = House(replace(HOME, listening=False), "kikimimi")
+    assert state_of(silent, "kikimimi/listening/state") == "OFF"
+    assert state_of(silent, "kikimimi/hall/listening/state") == "ON"
+    assert state_of(silent, "kikimimi/hall/status") == "disabled"
+
+
+def test_a_room_that_may_not_listen_is_disabled_and_its_sounds_end():
+    house = House(HOME, "kikimimi")
+    house.messages(RoomChanged("kitchen", Presence.ONLINE), 1.0)
+    house.messages(sound(), 1.0)
+    messages = house.messages(ListeningChanged("kitchen", on=False), 2.0)
+
+    assert [(message.topic, message.payload) for message in messages] == [
+        ("kikimimi/kitchen/listening/state", "OFF"),
+        ("kikimimi/kitchen/status", "disabled"),
+        ("kikimimi/kitchen/sound/smoke_alarm/state", "OFF"),
+        ("kikimimi/alert/state", "OFF"),
+    ]
+    assert all(message.retain and message.qos == 1 for message in messages)
+    # whatever the source does meanwhile
+    assert house.messages(RoomChanged("kitchen", Presence.ONLINE), 3.0)[0].payload == "disabled"
+    assert house.messages(RoomChanged("hall", Presence.ONLINE), 3.0)[0].payload == "online"
+
+    house.messages(ListeningChanged("kitchen", on=True), 4.0)
+    assert state_of(house, "kikimimi/kitchen/status") == "online"
+
+
+def test_a_source_that_was_closed_meanwhile_is_offline_until_it_is_there_again():
+    house = House(HOME, "kikimimi")
+    house.messages(RoomChanged("kitchen", Presence.ONLINE), 1.0)
+    house.messages(ListeningChanged("kitchen", on=False), 2.0)
+    house.messages(RoomChanged("kitchen", Presence.DISABLED), 2.0)
+    house.messages(ListeningChanged("kitchen", on=True), 3.0)
+    assert state_of(house, "kikimimi/kitchen/status") == "offline"
+
+    house.messages(RoomChanged("kitchen", Presence.ONLINE), 4.0)
+    assert state_of(house, "kikimimi/kitchen/status") == "online"
+
+
+def test_the_switch_of_the_house_is_above_those_of_the_rooms():
+    house = House(HOME, "kikimimi")
+    for room in ("kitchen", "hall"):
+        house.messages(RoomChanged(room, Presence.ONLINE), 1.0)
+    house.messages(ListeningChanged("hall", on=False), 2.0)
+    off = house.messages(ListeningChanged(None, on=False), 3.0)
+    assert ("kikimimi/listening/state", "OFF") in [(message.topic, message.payload) for message in off]
+    assert state_of(house, "kikimimi/kitchen/status") == "disabled"
+    assert state_of(house, "kikimimi/kitchen/listening/state") == "ON"
+
+    house.messages(ListeningChanged(None, on=True), 4.0)
+    assert state_of(house, "kikimimi/kitchen/status") == "online"
+    assert state_of(house, "kikimimi/hall/status") == "disabled"
+
+
+def test_sensitivity_is_a_retained_state():
+    house = House(HOME, "kikimimi")
+    (message,) = house.messages(SensitivityChanged("hall", Sensitivity.FEWER), 1.0)
+
+    assert (message.topic, message.payload) == ("kikimimi/hall/sensitivity/state", "fewer false alarms")
+    assert message.retain
+    assert state_of(house, "kikimimi/hall/sensitivity/state") == "fewer false alarms"
+
+
+# pictures, tests and intents
+
+
+def test_a_picture_is_bytes_and_is_not_kept():
+    (message,) = House(HOME, "kikimimi").messages(Pictured("kitchen", b"\x89PNG\xff"), 1.0)
+
+    assert (message.topic, message.encoded()) == ("kikimimi/kitchen/spectrogram", b"\x89PNG\xff")
+    assert (message.qos, message.retain, message.state) == (0, False, False)
+    assert message.content_type == "image/png"
+
+
+def test_a_test_event_is_told_and_switches_nothing():
+    house = House(HOME, "kikimimi")
+    messages = house.messages(sound("test", label="Test"), 1.0)
+
+    assert topics(messages) == ["kikimimi/kitchen/last/sound", "kikimimi/kitchen/event"]
+    assert state_of(house, "kikimimi/alert/state") == "OFF"
+
+
+def recognised(*, late: bool = False) -> IntentRecognised:
+    intent = Intent(
+        "HassShoppingListAddItem", {"item": "secret cake", "area": "kitchen"}, "hassil", "en", free=frozenset({"item"})
+    )
+    return IntentRecognised(speech(intent=intent, late=late), handled=False)
+
+
+def test_an_intent_has_a_topic_of_its_own():
+    house = House(replace(HOME, transcripts=True), "kikimimi")
+    (message,) = house.messages(recognised(), 1.0)
+
+    assert message.topic == "kikimimi/kitchen/intent"
+    assert json.loads(message.encoded()) == {
+        "schema": 1,
+        "id": "S",
+        "room": "kitchen",
+        "name": "HassShoppingListAddItem",
+        "slots": {"item": "secret cake", "area": "kitchen"},
+        "source": "hassil",
+        "language": "en",
+        "handled": False,
+        "late": False,
+    }
+    assert (message.qos, message.retain) == (1, False)
+    assert message.expiry is not None
+    assert message.due(60.0) is message
+    assert message.due(62.0) is None  # nobody wants a light to go on a minute after the fact
+
+
+def test_without_transcripts_free_slots_stay_even_if_they_were_not_redacted():
+    house = House(HOME, "kikimimi")
+    messages = house.messages(recognised(), 1.0) + house.messages(recognised().event, 1.0)
+
+    assert not [message for message in messages if b"secret" in message.encoded()]
+    assert json.loads(messages[0].encoded())["slots"] == {"item": None, "area": "kitchen"}
+
+
+def test_speech_without_an_intent_is_none():
+    assert House(HOME, "kikimimi").messages(IntentRecognised(speech(), handled=False), 1.0) == []
