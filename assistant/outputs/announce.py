@@ -17,6 +17,7 @@ from assistant.outputs.topics import Home, Message
 
 log = logging.getLogger(__name__)
 
+ROOM_STATES = ("status", "listening/state", "sensitivity/state", "last/sound", "last/speech")  # retained, but of sounds
 VIA_DEVICE_PAUSE = 0.2  # seconds: Home Assistant must know the hub before a room names it
 
 Send = Callable[[list[Message]], Awaitable[None]]
@@ -51,7 +52,7 @@ class Announcer:
         rooms, prefix, moved = before["rooms"], before["prefix"], before["prefix"] != now["prefix"]
         gone = [room for room in rooms if room not in now["rooms"]]
         removed: dict[str, tuple[str, ...]] = {}
-        states = [f"{self.base}/{room}/{end}" for room in gone for end in ("status", "last/sound", "last/speech")]
+        states = [f"{self.base}/{room}/{end}" for room in gone for end in ROOM_STATES]
         if before["transcripts"] and not now["transcripts"]:  # what was said may not stay on the broker
             states += [f"{self.base}/{room}/last/speech" for room in rooms if room not in gone]
         for room, event_types in rooms.items():

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import Field
 
+from assistant.events import Sensitivity
 from assistant.outputs.topics import OFF_DELAY, Home, Room, SoundType, level_topic_part
 from assistant.settings import Settings
 
@@ -21,6 +22,9 @@ ALWAYS_SENT = ("other", "speech", "test")  # event types beside the sounds of th
 
 # The same event twice would fire automations twice, and a late one would fire them late.
 EVENT_TEMPLATE = "{{ value if value_json.state != 'ended' and not value_json.late else '' }}"
+
+# A state that Home Assistant does not know, as `disabled`, would leave its entities as they were.
+ROOM_AVAILABLE = "{{ 'online' if value == 'online' else 'offline' }}"
 
 ICONS = {
     "alarm_clock": "mdi:alarm",
@@ -114,6 +118,28 @@ def hub_payload(home: Home, base: str) -> dict[str, Any]:
             "qos": 1,
             **online,
         },
+        "listening": {
+            "platform": "switch",
+            "unique_id": f"{unique}_listening",
+            "name": "Listening",
+            "icon": "mdi:ear-hearing",
+            "default_entity_id": "switch.kikimimi_listening",
+            "state_topic": f"{base}/listening/state",
+            "command_topic": f"{base}/listening/set",
+            "entity_category": "config",
+            "qos": 1,
+            **online,
+        },
+        "say": {
+            "platform": "notify",
+            "unique_id": f"{unique}_say",
+            "name": "Say everywhere",
+            "icon": "mdi:bullhorn",
+            "default_entity_id": "notify.kikimimi_say",
+            "command_topic": f"{base}/say",
+            "qos": 1,
+            **online,
+        },
         **{key: {**sensor, **online} for key, sensor in _health_sensors(unique, base).items()},
     }
     return {"device": device, "origin": _origin(home), "components": components}
@@ -180,7 +206,7 @@ def room_payload(home: Home, room: Room, base: str, *, removed: tuple[str, ...] 
         device["suggested_area"] = room.area
     if home.url:
         device["configuration_url"] = home.url
-    components = _room_entities(home, room, unique, top, base)
+    components = {**_room_entities(home, room, unique, top, base), **_room_controls(room, unique, top, base)}
     for sound in home.sounds:
         components[f"sound_{sound.event_type}"] = _sound(sound, room, unique, top)
         components[f"trigger_{sound.event_type}"] = _trigger(sound, top)
@@ -190,7 +216,10 @@ def room_payload(home: Home, room: Room, base: str, *, removed: tuple[str, ...] 
     return {
         "device": device,
         "origin": _origin(home),
-        "availability": [{"topic": f"{base}/status"}, {"topic": f"{top}/status"}],
+        "availability": [
+            {"topic": f"{base}/status"},
+            {"topic": f"{top}/status", "value_template": ROOM_AVAILABLE},
+        ],
         "availability_mode": "all",
         "components": components,
     }
@@ -265,6 +294,64 @@ def _room_entities(home: Home, room: Room, unique: str, top: str, base: str) -> 
             "availability": [{"topic": f"{base}/status"}],  # it must be seen when the room is not
             "entity_category": "diagnostic",
             "qos": 1,
+        },
+    }
+    return {key: {"unique_id": f"{unique}_{key}", **entity} for key, entity in entities.items()}
+
+
+def _room_controls(room: Room, unique: str, top: str, base: str) -> dict[str, dict[str, Any]]:
+    """What can be set, pressed, said and looked at in a room."""
+    slug = _slug(room.id)
+    always = {"availability": [{"topic": f"{base}/status"}]}  # a room that may not listen must be able to again
+    entities: dict[str, dict[str, Any]] = {
+        "listening": {
+            "platform": "switch",
+            "name": "Listening",
+            "icon": "mdi:microphone",
+            "default_entity_id": f"switch.{slug}_listening",
+            "state_topic": f"{top}/listening/state",
+            "command_topic": f"{top}/listening/set",
+            "entity_category": "config",
+            "qos": 1,
+            **always,
+        },
+        "sensitivity": {
+            "platform": "select",
+            "name": "Sensitivity",
+            "icon": "mdi:tune-variant",
+            "default_entity_id": f"select.{slug}_sensitivity",
+            "state_topic": f"{top}/sensitivity/state",
+            "command_topic": f"{top}/sensitivity/set",
+            "options": [sensitivity.value for sensitivity in Sensitivity],
+            "entity_category": "config",
+            "qos": 1,
+            **always,
+        },
+        "test": {
+            "platform": "button",
+            "name": "Send test alert",
+            "icon": "mdi:bell-ring-outline",
+            "default_entity_id": f"button.{slug}_test_alert",
+            "command_topic": f"{top}/test",
+            "entity_category": "diagnostic",
+            "qos": 1,
+        },
+        "say": {
+            "platform": "notify",
+            "name": "Say",
+            "icon": "mdi:bullhorn",
+            "default_entity_id": f"notify.{slug}_say",
+            "command_topic": f"{top}/say",
+            "qos": 1,
+            **always,  # its loudspeaker is not its microphone
+        },
+        "spectrogram": {
+            "platform": "image",
+            "name": "Spectrogram",
+            "icon": "mdi:chart-histogram",
+            "default_entity_id": f"image.{slug}_spectrogram",
+            "image_topic": f"{top}/spectrogram",
+            "content_type": "image/png",
         },
     }
     return {key: {"unique_id": f"{unique}_{key}", **entity} for key, entity in entities.items()}

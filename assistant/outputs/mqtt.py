@@ -19,8 +19,9 @@ from typing import Any
 
 from assistant.channel import Channel
 from assistant.errors import ConfigurationError
-from assistant.events import Fact, LevelMeasured, Publish
+from assistant.events import Command, Fact, LevelMeasured, Pictured, Publish
 from assistant.outputs.announce import Announcer
+from assistant.outputs.commands import Commands
 from assistant.outputs.homeassistant import HomeAssistantSettings
 from assistant.outputs.mqtt_client import (
     PROTOCOL_NAMES,
@@ -63,11 +64,13 @@ class Mqtt:
         homeassistant_settings: HomeAssistantSettings | None = None,
         *,
         answer: Answer | None = None,
+        command: Callable[[Command], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         birth_wait: Callable[[], float] = lambda: random.uniform(0.0, BIRTH_WAIT),  # noqa: S311 - no secret
     ) -> None:
         """`answer` is asked what arrives on `<base>/ask`; None: nobody listens there.
 
+        `command` is told, on the loop, what arrives on the command topics (`commands`); None: nobody listens there.
         `clock` counts seconds; `birth_wait` says how long to wait after Home Assistant's birth message.
         """
         if settings.host is None:
@@ -84,6 +87,9 @@ class Mqtt:
         self._questions: Questions | None = None
         if answer is not None:
             self._questions = Questions(settings.base_topic, answer, self._inbox.offer, clock)
+        self._commands: Commands | None = None
+        if command is not None:
+            self._commands = Commands(settings.base_topic, [room.id for room in home.rooms], command, clock)
         self._resend: deque[Message] = deque()
         self._link: Link | None = None
         self._said_goodbye_to: Link | None = None
@@ -105,7 +111,7 @@ class Mqtt:
 
     def offer(self, item: Fact | Publish) -> None:
         """Take a fact or a rule's message. Never blocks; the oldest waiting message is shed when the inbox is full."""
-        if isinstance(item, LevelMeasured) and not self._live:
+        if isinstance(item, LevelMeasured | Pictured) and not self._live:
             return  # it would be stale, and would push out an event
         for message in self._house.messages(item, self._clock()):
             if self._live or not message.state:
@@ -123,6 +129,7 @@ class Mqtt:
             "expired": self._expired,
             "refused": self._refused + (self._link.refused if self._link is not None else 0),
             **(self._questions.health() if self._questions is not None else {}),
+            **(self._commands.health() if self._commands is not None else {}),
         }
 
     def _waiting(self) -> int:
@@ -264,6 +271,8 @@ class Mqtt:
             link.subscribe(self._homeassistant.birth_topic)
         if self._questions is not None:
             link.subscribe(self._questions.topic, commands=True)
+        for topic in self._commands.topics if self._commands is not None else ():
+            link.subscribe(topic, commands=True)
         await self._settle(link)
         await self._announcer.announce(partial(self._send_all, link))
         await self._send_all(link, [self._house.status(self._clock())])
@@ -340,6 +349,9 @@ class Mqtt:
                 response_topic=arrived.response_topic,
                 correlation=arrived.correlation,
             )
+        elif self._commands is not None and self._commands.takes(arrived.topic):
+            if not self._house.closed:
+                self._commands.received(arrived)
         elif arrived.topic == self._homeassistant.birth_topic:
             if arrived.payload == b"online" and not arrived.retained:
                 self._birth.set()

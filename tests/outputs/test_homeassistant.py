@@ -7,12 +7,15 @@ import re
 from dataclasses import replace
 from typing import Any
 
+import jinja2
 import pytest
 from brokers import HOME
 from pydantic import ValidationError
 
-from assistant.events import Event, State
+from assistant.events import Command, Event, State
+from assistant.outputs.commands import Commands
 from assistant.outputs.homeassistant import HomeAssistantSettings, config_topic, hub_payload, room_payload
+from assistant.outputs.mqtt_client import Arrived
 from assistant.outputs.topics import House, Message, Room
 
 ROOT_KEYS = {
@@ -30,16 +33,26 @@ REQUIRED = {
     "binary_sensor": {"state_topic"},
     "sensor": {"state_topic"},
     "device_automation": {"automation_type", "topic", "type", "subtype"},
+    "switch": {"command_topic", "state_topic"},
+    "select": {"command_topic", "options"},
+    "button": {"command_topic"},
+    "notify": {"command_topic"},
+    "image": {"image_topic"},
 }
-ENTITY_KEYS = {
-    "platform", "unique_id", "name", "icon", "device_class", "default_entity_id", "entity_category", "availability",
-    "state_topic", "value_template", "json_attributes_topic", "expire_after", "qos",
+COMMON_KEYS = {
+    "platform", "unique_id", "name", "icon", "default_entity_id", "entity_category", "availability", "qos",
 }  # fmt: skip
+ENTITY_KEYS = COMMON_KEYS | {"device_class", "state_topic", "value_template", "json_attributes_topic", "expire_after"}
 KEYS = {
     "event": ENTITY_KEYS | {"event_types"},
     "binary_sensor": ENTITY_KEYS | {"payload_on", "payload_off", "off_delay"},
     "sensor": ENTITY_KEYS | {"unit_of_measurement", "state_class", "suggested_display_precision"},
     "device_automation": {"platform", "automation_type", "topic", "payload", "type", "subtype", "qos"},
+    "switch": COMMON_KEYS | {"state_topic", "command_topic"},
+    "select": COMMON_KEYS | {"state_topic", "command_topic", "options"},
+    "button": COMMON_KEYS | {"command_topic"},
+    "notify": COMMON_KEYS | {"command_topic"},
+    "image": COMMON_KEYS - {"qos"} | {"image_topic", "content_type"},
 }
 DEVICE_CLASSES = {
     "event": {"doorbell", "button", "motion"},
@@ -75,7 +88,7 @@ def check_component(key: str, component: dict[str, Any]) -> None:
         assert component["automation_type"] == "trigger"
         return
     assert re.fullmatch(rf"{platform}\.[a-z0-9_]+", component["default_entity_id"]), key
-    assert component.get("device_class") in {None, *DEVICE_CLASSES[platform]}
+    assert component.get("device_class") in {None, *DEVICE_CLASSES.get(platform, ())}
     assert component.get("entity_category") in {None, "diagnostic", "config"}
     if component.get("device_class") == "duration":
         assert component["unit_of_measurement"] in DURATION_UNITS
@@ -116,7 +129,7 @@ def test_a_room_belongs_to_the_hub_and_keeps_its_name():
     assert room["device"]["name"] == "台所"
     assert room["device"]["suggested_area"] == "Kitchen"
     assert "suggested_area" not in rooms()[1]["device"]
-    assert room["availability"] == [{"topic": "kikimimi/status"}, {"topic": "kikimimi/kitchen/status"}]
+    assert [each["topic"] for each in room["availability"]] == ["kikimimi/status", "kikimimi/kitchen/status"]
     assert room["availability_mode"] == "all"
 
 
@@ -124,6 +137,23 @@ def test_what_is_lost_can_still_be_seen():
     """The service's and the microphone's own state must not depend on themselves being there."""
     assert "availability" not in hub_payload(HOME, "kikimimi")["components"]["status"]
     assert rooms()[0]["components"]["microphone"]["availability"] == [{"topic": "kikimimi/status"}]
+
+
+def test_a_room_that_may_not_listen_is_not_available_but_can_be_switched_on():
+    room = rooms()[0]
+    template = jinja2.Template(room["availability"][1]["value_template"])
+
+    assert [template.render(value=value) for value in ("online", "offline", "disabled")] == [
+        "online",
+        "offline",
+        "offline",
+    ]
+    for key in ("listening", "sensitivity", "say"):
+        assert room["components"][key]["availability"] == [{"topic": "kikimimi/status"}]
+
+
+def test_the_choices_of_sensitivity_are_those_that_are_taken():
+    assert rooms()[0]["components"]["sensitivity"]["options"] == ["fewer false alarms", "balanced", "miss nothing"]
 
 
 def test_the_event_entity_knows_every_type_that_can_be_sent():
@@ -154,11 +184,6 @@ def test_triggers_are_the_types_that_have_a_state():
     ]
 
 
-def test_nothing_is_announced_that_does_nothing_yet():
-    for payload in (hub_payload(HOME, "kikimimi"), *rooms()):
-        assert {each["platform"] for each in payload["components"].values()} <= set(REQUIRED)
-
-
 def test_every_topic_that_is_announced_is_one_that_is_published():
     house = House(HOME, "kikimimi")
     published = {message.topic for message in [*house.states(0.0), house.status(0.0)]}
@@ -171,16 +196,33 @@ def test_every_topic_that_is_announced_is_one_that_is_published():
             )  # fmt: skip
             facts += house.messages(event, 0.0)
     published |= {message.topic for message in facts} | {"kikimimi/health"}
-    published |= {f"kikimimi/{room.id}/{end}" for room in HOME.rooms for end in ("last/speech", "level")}
+    published |= {f"kikimimi/{room.id}/{end}" for room in HOME.rooms for end in ("last/speech", "level", "spectrogram")}
 
     announced = {
         value
         for payload in (hub_payload(HOME, "kikimimi"), *rooms())
         for component in payload["components"].values()
         for name, value in component.items()
-        if name.endswith("topic")
+        if name.endswith("topic") and name != "command_topic"
     }
     assert announced <= published
+
+
+def test_every_command_that_is_announced_is_one_that_is_taken():
+    taken: list[Command] = []
+    commands = Commands("kikimimi", [room.id for room in HOME.rooms], taken.append, lambda: 0.0)
+    announced = [
+        component
+        for payload in (hub_payload(HOME, "kikimimi"), *rooms())
+        for component in payload["components"].values()
+        if "command_topic" in component
+    ]
+    sent = {"switch": "OFF", "select": "miss nothing", "button": "PRESS", "notify": "The washing is done"}
+    for component in announced:
+        commands.received(Arrived(component["command_topic"], sent[component["platform"]].encode(), retained=False))
+
+    assert len(taken) == len(announced) == 2 + 4 * len(HOME.rooms)
+    assert commands.refused == 0
 
 
 def test_a_removed_type_is_named_without_content():
