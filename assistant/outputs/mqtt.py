@@ -44,6 +44,7 @@ SENDS = 5  # a message that five connections in a row did not survive is given u
 FIRST_WAIT, LONGEST_WAIT = 1.0, 15.0  # seconds between two attempts to connect: an alarm must not wait a minute
 STABLE_AFTER = 30.0  # seconds: a connection that lasted longer was a good one
 FLAPS = 3  # that many in a row that lasted less want an explanation
+SUBSCRIBE_TIMEOUT = 2.0  # seconds for the broker to grant our subscriptions before we are online without
 RECALL_TIMEOUT = 2.0  # seconds for the broker to hand over what an earlier run announced
 BIRTH_WAIT = 5.0  # seconds: everyone answers Home Assistant's birth message, but not at the same time
 CLOSE_TIMEOUT = 1.0  # seconds for DISCONNECT
@@ -271,10 +272,11 @@ class Mqtt:
             link.subscribe(self._homeassistant.birth_topic)
         if self._questions is not None:
             link.subscribe(self._questions.topic, commands=True)
-        for topic in self._commands.topics if self._commands is not None else ():
-            link.subscribe(topic, commands=True)
+        if self._commands is not None:
+            link.subscribe(*self._commands.topics, commands=True)
         await self._settle(link)
         await self._announcer.announce(partial(self._send_all, link))
+        await link.subscribed(SUBSCRIBE_TIMEOUT)  # who is online can be told something
         await self._send_all(link, [self._house.status(self._clock())])
         self.connected.set()
 

@@ -181,6 +181,7 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._answered: asyncio.Future[ReasonCode] = self._loop.create_future()
         self._lost: asyncio.Future[str] = self._loop.create_future()
+        self._asked: dict[int, tuple[str, ...]] = {}  # topics that the broker has not granted yet
         self._moved = asyncio.Event()  # an acknowledgement came, or the connection ended
         self._window = WINDOW
         self._largest: int | None = None  # bytes the broker takes
@@ -245,13 +246,22 @@ class Link:
                 raise LinkError(f"{self.settings.address} stopped to acknowledge messages for {ACK_TIMEOUT:.0f} s")
         raise self._loss()
 
-    def subscribe(self, topic: str, *, commands: bool = False) -> None:
-        """Ask for a topic; for one of `commands` not for what is retained there, as far as MQTT 5 can tell."""
+    def subscribe(self, *topics: str, commands: bool = False) -> None:
+        """Ask for topics; for those of `commands` not for what is retained there, as far as MQTT 5 can tell."""
         if commands and self.protocol == 5:
             never = SubscribeOptions.RETAIN_DO_NOT_SEND
-            self._client.subscribe(topic, options=SubscribeOptions(1, retainAsPublished=True, retainHandling=never))
+            options = SubscribeOptions(1, retainAsPublished=True, retainHandling=never)
+            _, identifier = self._client.subscribe([(topic, options) for topic in topics])
         else:
-            self._client.subscribe(topic, qos=1)
+            _, identifier = self._client.subscribe([(topic, 1) for topic in topics])
+        if identifier is not None:
+            self._asked[identifier] = topics
+
+    async def subscribed(self, seconds: float) -> None:
+        """Wait at most so long until the broker has answered every `subscribe`. Raises `LinkError` when it is lost."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wait_for(lambda: not self._asked)
 
     def unsubscribe(self, topic: str) -> None:
         """Ask for it no longer."""
@@ -295,6 +305,7 @@ class Link:
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message
         return client
 
@@ -417,6 +428,11 @@ class Link:
     ) -> None:
         self._on_loop(self._published, mid, reason)
 
+    def _on_subscribe(
+        self, _client: paho.Client, _userdata: object, mid: int, reasons: list[ReasonCode], _properties: object
+    ) -> None:
+        self._on_loop(self._granted, mid, reasons)
+
     def _on_message(self, _client: paho.Client, _userdata: object, message: paho.MQTTMessage) -> None:
         try:
             topic = message.topic
@@ -455,6 +471,13 @@ class Link:
             self.refused += 1
             if self.refused == 1:
                 log.warning("MQTT: the broker does not take %s: %s (said once)", message.topic, reason.getName())
+
+    def _granted(self, mid: int, reasons: list[ReasonCode]) -> None:
+        topics = self._asked.pop(mid, ())
+        self._moved.set()
+        for topic, reason in zip(topics, reasons, strict=False):
+            if reason.is_failure:
+                log.warning("MQTT: the broker does not let us listen to %s: %s", topic, reason.getName())
 
 
 class Connector:

@@ -17,7 +17,21 @@ from paho.mqtt.enums import MQTTProtocolVersion
 from pydantic import SecretStr, ValidationError
 
 from assistant.errors import ConfigurationError
-from assistant.events import Event, HealthMeasured, LevelMeasured, Presence, Publish, RoomChanged, State
+from assistant.events import (
+    Event,
+    HealthMeasured,
+    Intent,
+    IntentRecognised,
+    LevelMeasured,
+    ListeningChanged,
+    Pictured,
+    Presence,
+    Publish,
+    RoomChanged,
+    Sensitivity,
+    SensitivityChanged,
+    State,
+)
 from assistant.outputs import mqtt, mqtt_client
 from assistant.outputs.homeassistant import HomeAssistantSettings
 from assistant.outputs.mqtt import Mqtt, MqttSettings, TlsSettings
@@ -182,13 +196,19 @@ async def test_mqtt_5_says_what_a_payload_is_and_how_long_it_counts(
     output = started(mosquitto.port)
     await online(output)
     output.offer(sound("doorbell"))
-    await until(lambda: "kikimimi/kitchen/doorbell/event" in subscriber.topics())
+    intent = Intent("HassTurnOn", {"name": "light"}, "hassil", "en")
+    output.offer(IntentRecognised(sound("speech", State.HEARD, intent=intent), handled=True))
+    output.offer(Pictured("kitchen", b"\x89PNG"))
+    await until(lambda: "kikimimi/kitchen/spectrogram" in subscriber.topics())
 
     told = {message.topic: message for message in subscriber.seen}
     assert told[EVENT].content_type == "application/json"
     assert told[EVENT].expiry == 60
     assert told["kikimimi/kitchen/trigger"].expiry == 10
     assert told["kikimimi/kitchen/sound/doorbell/state"].expiry == 45
+    picture = told["kikimimi/kitchen/spectrogram"]
+    assert (picture.content_type, picture.expiry, picture.qos, picture.retained) == ("image/png", 60, 0, False)
+    assert told["kikimimi/kitchen/intent"].expiry == 30
     assert told["kikimimi/alert/state"].expiry is None
     assert told["kikimimi/alert/state"].content_type is None
 
@@ -245,6 +265,49 @@ async def test_a_topic_that_access_rules_forbid_is_told_once(
 
     assert len(warnings(caplog)) == 1
     assert "does not take lamp: Not authorized" in warnings(caplog)[0]
+
+
+async def test_a_topic_that_may_not_be_listened_to_is_told(started: Start, caplog: pytest.LogCaptureFixture):
+    async def strict(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connect = await reader.read(1000)
+        if connect[connect.index(b"MQTT") + 4] == 5:
+            writer.write(b"\x20\x02\x00\x01")  # 3.1.1 only
+        else:
+            writer.write(b"\x20\x02\x00\x00")
+            subscribe = await reader.read(1000)
+            writer.write(b"\x90\x03" + subscribe[2:4] + b"\x80")  # SUBACK: failure
+            await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(strict, "127.0.0.1", 0) as server:
+        output = started(server.sockets[0].getsockname()[1])
+        await until(lambda: any("not let us listen to homeassistant/status" in line for line in warnings(caplog)))
+        assert output._link is not None
+        output._link.abandon()
+        await output.stop(0.1)
+
+
+async def test_switches_are_states_that_a_newcomer_is_told(any_port: int, started: Start, subscribe: Subscribe):
+    home = replace(HOME, rooms=(replace(HOME.rooms[0], listening=False), HOME.rooms[1]))
+    output = started(any_port, home, homeassistant_settings=NO_DISCOVERY)
+    await online(output)
+    output.offer(ListeningChanged("bed-room", on=False))
+    output.offer(SensitivityChanged("bed-room", Sensitivity.MOST))
+    newcomer = subscribe(any_port)
+    await until(lambda: newcomer.payloads("kikimimi/bed-room/sensitivity/state")[-1:] == ["miss nothing"])
+
+    last = {message.topic: message.payload for message in newcomer.seen}
+    assert last["kikimimi/listening/state"] == "ON"
+    assert last["kikimimi/kitchen/listening/state"] == last["kikimimi/bed-room/listening/state"] == "OFF"
+    assert last["kikimimi/kitchen/status"] == last["kikimimi/bed-room/status"] == "disabled"
+    assert last["kikimimi/kitchen/sensitivity/state"] == "balanced"
+
+
+async def test_a_picture_of_a_broker_that_is_away_is_not_kept(started: Start):
+    output = started(free_port(), homeassistant_settings=NO_DISCOVERY)
+    output.offer(Pictured("kitchen", b"\x89PNG"))
+
+    assert output.health()["queue"] == 0
 
 
 # going away
