@@ -166,6 +166,12 @@ def parser() -> argparse.ArgumentParser:
     models.add_argument("what", choices=("list", "pull", "verify"))
     models.add_argument("names", nargs="*", metavar="NAME", help="default: those that the configuration uses")
 
+    mqtt = add(commands, "mqtt", purge_broker, "remove what this installation left on the broker")
+    mqtt.add_argument("what", choices=("purge",), help="purge: every retained message of ours, nobody else's")
+    mqtt.add_argument("--mqtt", metavar="URL", help="broker, as mqtt://user@host:port")
+    mqtt.add_argument("--yes", action="store_true", help="do not ask")
+    mqtt.add_argument("--json", action="store_true", help="one line of JSON; needs --yes")
+
     add(commands, "check", check_configuration, "explain the configuration and its rules, and warn")
     doctor = add(commands, "doctor", examine_machine, "tell what this machine can run and what is missing")
     doctor.add_argument("--json", action="store_true", help="one line of JSON")
@@ -393,6 +399,38 @@ def examine_machine(arguments: argparse.Namespace) -> int:
     for line in (report.json(),) if arguments.json else doctor.lines(report):
         print(line)  # noqa: T201
     return report.exit_code
+
+
+def purge_broker(arguments: argparse.Namespace) -> int:
+    """`kikimimi mqtt purge`."""
+    from assistant import purging, startup  # noqa: PLC0415
+
+    config = load_configuration(arguments)
+    broker = config.mqtt if arguments.mqtt is None else broker_of(arguments.mqtt)
+    if arguments.json and not arguments.yes:
+        raise ConfigurationError("--json cannot ask; remedy: add --yes")
+    plan = asyncio.run(purging.find(broker, config.homeassistant.prefix, startup.install_id(), config.rooms))
+    if not arguments.json:
+        for line in purging.lines(plan, broker.address):
+            print(line)  # noqa: T201
+    if plan.remove and not arguments.yes and not confirmed(f"Remove these {len(plan.remove)} messages? [y/N] "):
+        raise AssistantError("nothing was removed; remedy: answer y, or add --yes")
+    stayed = asyncio.run(purging.remove(broker, plan)) if plan.remove else ()
+    if arguments.json:
+        print(purging.as_json(plan, broker.address, stayed))  # noqa: T201
+    if stayed:
+        raise AssistantError(
+            f"{len(stayed)} of them are there again or still, as {stayed[0]}; remedy: stop the daemon first, or let "
+            "this login write there"
+        )
+    if not arguments.json and plan.remove:
+        print(f"removed {len(plan.remove)} retained messages")  # noqa: T201
+    return 0
+
+
+def confirmed(question: str) -> bool:
+    """Whether a person at the terminal says yes; without one nobody does."""
+    return sys.stdin.isatty() and input(question).strip().lower() in {"y", "yes"}
 
 
 def check_configuration(arguments: argparse.Namespace) -> int:
