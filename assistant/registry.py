@@ -18,6 +18,11 @@ TAGGERS = {"yamnet": "assistant.models.yamnet:Yamnet"}
 RECOGNISERS = {"whisper": "assistant.models.whisper:Whisper"}
 # By `model_type` of the checkpoint's config.json; each is called with its folder and `AudioLLMSettings`.
 AUDIO_LLMS = {"qwen": "assistant.models.qwen_audio.llm:QwenAudio", **FAMILIES}
+VOICES = {
+    "espeak": "assistant.voices.espeak:Espeak",
+    "piper": "assistant.voices.piper:Piper",
+    "kokoro": "assistant.voices.kokoro:Kokoro",
+}
 OUTPUTS = {"mqtt": "assistant.outputs.mqtt:Mqtt"}
 
 

@@ -12,11 +12,24 @@ if TYPE_CHECKING:
     from assistant.voices.voice import Spoken
 
 
+class PiperSettings(Settings):
+    """Piper, when it speaks."""
+
+    program: str = Field(default="piper", min_length=1, description="the program: a name on PATH, or its path")
+    voice: str | None = Field(
+        default=None,
+        min_length=1,
+        description="the .onnx file of a voice, its .onnx.json beside it; or a name such as en_US-joe-medium, which is "
+        "fetched from the Hugging Face hub",
+    )
+
+
 class SaySettings(Settings):
     """Spoken replies."""
 
     enabled: bool = Field(default=True, description="false: nothing is said aloud")
     engine: Literal["espeak", "piper", "kokoro"] = Field(default="espeak", description="who speaks")
+    piper: PiperSettings = PiperSettings()
 
 
 class Speaker(Protocol):
