@@ -1,0 +1,106 @@
+"""Audio of any length to text, through the same stages as a room's: what others send us to be recognised.
+
+It is cut, tagged and recognised just as a pipeline does, so it has the same words; nothing comes of it but a text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from assistant.audio.source import Chunker
+from assistant.errors import ModelError
+from assistant.events import Chunk, Cut, Samples, SpeechEvidence, Tags, Transcript, Utterance
+from assistant.evidence import Evidence
+from assistant.models.overlap import joined
+from assistant.models.replies import together
+from assistant.pipeline import HearingSettings, Models, Tagger
+from assistant.segment.activity import Activity
+from assistant.segment.speech import Speech
+from assistant.segment.windows import Windows
+
+BATCH = 13  # chunks taken at once, a second of audio: rooms wait no longer than that for the tagger
+
+
+@dataclass(slots=True, eq=False)
+class Cutter:
+    """The stages before the recogniser, for one recording. Call it in the tagger's thread."""
+
+    tagger: Tagger
+    activity: Activity
+    windows: Windows
+    speech: Speech
+    evidence: Evidence
+    found: list[tuple[Utterance, SpeechEvidence]] = field(default_factory=list)
+
+    def feed(self, chunks: Sequence[Chunk]) -> None:
+        """Find utterances."""
+        for chunk in chunks:
+            frames = self.activity.feed(chunk)
+            for window in self.windows.feed(chunk, frames):
+                self.evidence.feed(Tags(window, self.tagger.tag(window.samples)))
+            self._note(self.speech.feed(chunk, frames))
+
+    def end(self) -> None:
+        """The last of them."""
+        for window in self.windows.end():
+            self.evidence.feed(Tags(window, self.tagger.tag(window.samples)))
+        self._note(self.speech.end())
+
+    def _note(self, utterances: Sequence[Utterance]) -> None:
+        self.found += [(utterance, self.evidence.over(utterance)) for utterance in utterances]
+
+
+async def transcribe(samples: Samples, language: str | None, models: Models, hearing: HearingSettings) -> Transcript:
+    """What is said in `samples` (mono 16 kHz); empty when nothing was. Waits for a recogniser that still loads.
+
+    `language` None: one of those of `hearing`, else of the recogniser's settings. Raises `ModelError`.
+    """
+    recogniser = await models.recogniser()
+    if recogniser is None:
+        raise ModelError("speech recognition is off or could not be loaded; remedy: kikimimi doctor")
+    languages = (language,) if language else hearing.languages
+    transcripts: list[tuple[Utterance, Transcript]] = []
+    for utterance, evidence in await _cut(samples, models, hearing):
+        heard = await models.recognising.call(
+            partial(recogniser.transcribe, utterance.samples, evidence, languages=languages, words=hearing.words)
+        )
+        if heard.text:
+            transcripts.append((utterance, heard))
+    if not transcripts:
+        return Transcript("", language, None, rejected="nothing was said")
+    return Transcript(
+        _text(transcripts), transcripts[0][1].language or language, min(one.score or 0.0 for _, one in transcripts)
+    )
+
+
+async def _cut(
+    samples: Samples, models: Models, hearing: HearingSettings
+) -> Sequence[tuple[Utterance, SpeechEvidence]]:
+    chunker = Chunker("", "wyoming", time.time())
+    chunks = [*chunker.feed(samples), *chunker.flush()]
+    cutter = Cutter(
+        models.tagger,
+        Activity(hearing.activity),
+        Windows(hearing.windows),
+        Speech(hearing.speech),
+        Evidence(models.tagger.labels),
+    )
+    for first in range(0, len(chunks), BATCH):
+        await models.tagging.call(partial(cutter.feed, chunks[first : first + BATCH]))
+        await asyncio.sleep(0)
+    await models.tagging.call(cutter.end)
+    return cutter.found
+
+
+def _text(transcripts: Sequence[tuple[Utterance, Transcript]]) -> str:
+    """All of it; what both sides of a cut at the longest length have heard is there once."""
+    text = ""
+    capped = False
+    for utterance, heard in transcripts:
+        text = joined([text, heard.text]) if capped else together([text, heard.text])
+        capped = utterance.cut is Cut.CAP
+    return text
