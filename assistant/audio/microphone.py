@@ -10,26 +10,24 @@ import asyncio
 import atexit
 import contextlib
 import re
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from assistant import portaudio
 from assistant.audio.source import Block, SourceStats, Splicer
 from assistant.channel import Channel
 from assistant.errors import SourceError
 from assistant.events import Chunk
 
-T = TypeVar("T")
-
 BLOCK_SECONDS = 0.04
 HELD_BLOCKS = 250  # 10 s between PortAudio's thread and whoever takes the chunks
-OPEN_SECONDS = 10.0
+OPEN_SECONDS = portaudio.OPEN_SECONDS
 CLOSE_SECONDS = 2.0
 FIRST_SECONDS = 5.0  # until the first callback: PulseAudio takes two
 STALL_SECONDS = 2.0  # without a callback: unplugged, or its sound server is gone
@@ -73,7 +71,7 @@ class Microphone:
         try:
             try:
                 async with asyncio.timeout(OPEN_SECONDS):
-                    await _in_thread(lambda: capture.open(self.name))
+                    await portaudio.in_thread(lambda: capture.open(self.name))
             except TimeoutError:
                 raise SourceError(
                     f"{self.name}: did not open in {OPEN_SECONDS:.0f} s; remedy: replug it or restart the sound server"
@@ -94,11 +92,11 @@ class Microphone:
             held.close()
             try:
                 async with asyncio.timeout(CLOSE_SECONDS):
-                    await _in_thread(capture.close)
+                    await portaudio.in_thread(capture.close)
             except TimeoutError:
                 # An unplugged device or a frozen sound server may never let go. The thread is a daemon, and PortAudio's
                 # own clean-up at exit, which would hang as well, is left to the kernel.
-                atexit.unregister(_sounddevice()._exit_handler)
+                atexit.unregister(portaudio.library(SourceError)._exit_handler)
 
 
 async def _within(patience: float, held: Channel[Block]) -> Block:
@@ -126,8 +124,8 @@ class _Capture:
 
     def open(self, name: str) -> None:
         """Find the device and start. Raises `SourceError`."""
-        with _exclusive():
-            sounddevice = _sounddevice()
+        with portaudio.exclusive(SourceError):
+            sounddevice = portaudio.library(SourceError)
             device = find(name, devices())
             try:
                 self._rate, channels = _format(sounddevice, device)
@@ -143,18 +141,18 @@ class _Capture:
                 stream.start()
             except sounddevice.PortAudioError as error:
                 raise SourceError(
-                    f"{name}: {device.name} cannot be opened ({_reason(error)}); "
+                    f"{name}: {device.name} cannot be opened ({portaudio.reason(error)}); "
                     "remedy: close the program that holds it, or use the source default"
                 ) from error
             self._stream = stream
-            _open.add(self)
+            portaudio.opened.add(self)
             if self._closed:  # given up meanwhile
                 self._close()
 
     def close(self) -> None:
         """Stop at once; harmless when it never opened."""
         self._closed = True
-        with _exclusive():
+        with portaudio.exclusive(SourceError):
             self._close()
 
     def _close(self) -> None:
@@ -162,7 +160,7 @@ class _Capture:
             self._stream.abort(ignore_errors=True)
             self._stream.close(ignore_errors=True)
             self._stream = None
-        _open.discard(self)
+        portaudio.opened.discard(self)
 
     def _callback(self, data: NDArray[np.float32], frames: int, times: Any, status: Any) -> None:  # noqa: ANN401
         """In PortAudio's thread. What was lost is the gap on the device's own clock (time of the first sample, ADC)."""
@@ -179,63 +177,6 @@ class _Capture:
         # The wall time is that of arrival: the delay that PulseAudio tells is wrong by 0.7 s in the first seconds.
         self._held.offer_threadsafe(self._loop, Block(self._position, data.copy(), self._rate, time.time()))
         self._position += duration
-
-
-# PortAudio's functions must not run at the same time; the callbacks of open streams go on meanwhile.
-_portaudio = threading.RLock()
-_open: set[_Capture] = set()
-
-
-@contextlib.contextmanager
-def _exclusive() -> Iterator[None]:
-    if not _portaudio.acquire(timeout=OPEN_SECONDS - 1):
-        raise SourceError("another microphone hangs in PortAudio; remedy: restart the sound server, or replug it")
-    try:
-        yield
-    finally:
-        _portaudio.release()
-
-
-async def _in_thread(function: Callable[[], T]) -> T:
-    """Run in a daemon thread: what hangs in a driver must not keep the program from ending."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def deliver(result: T | None, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]
-
-    def run() -> None:
-        result, error = None, None
-        try:
-            result = function()
-        except Exception as caught:
-            error = caught
-        try:
-            loop.call_soon_threadsafe(deliver, result, error)
-        except RuntimeError:  # the loop has been closed meanwhile
-            return
-
-    threading.Thread(target=run, name="portaudio", daemon=True).start()
-    return await future
-
-
-def _sounddevice() -> Any:  # noqa: ANN401 (it has no types)
-    try:
-        import sounddevice  # noqa: PLC0415 (loads and starts PortAudio: only where a microphone is used)
-    except OSError as error:
-        raise SourceError("no PortAudio library; remedy: apt-get install libportaudio2") from error
-    return sounddevice
-
-
-def _reason(error: Exception) -> str:
-    """PortAudio's text without its number."""
-    text = str(error.args[0]) if error.args else str(error)
-    return re.sub(r"^Error \w+ \w+: | \[PaErrorCode .*", "", text)
 
 
 def _format(sounddevice: Any, device: Device) -> tuple[float, int]:  # noqa: ANN401
@@ -266,23 +207,8 @@ def devices(sysfs: Path = SYSFS) -> list[Device]:
 
     PortAudio sees devices plugged in later only while none of its streams is open.
     """
-    with _exclusive():
-        sounddevice = _sounddevice()
-        try:
-            if not _open:
-                # The only way to enumerate anew; sounddevice has no public name for it.
-                sounddevice._terminate()
-                sounddevice._initialize()
-            listed = [
-                (index, entry)
-                for index, entry in enumerate(sounddevice.query_devices())
-                if entry["max_input_channels"] > 0
-            ]
-            default = sounddevice.default.device[0]
-            if default < 0:
-                default = sounddevice.query_hostapis(0)["default_input_device"] if sounddevice.query_hostapis() else -1
-        except sounddevice.PortAudioError as error:
-            raise SourceError(f"PortAudio fails ({_reason(error)}); remedy: restart the sound server") from error
+    with portaudio.exclusive(SourceError):
+        listed, default = portaudio.listing("input", SourceError)
     if not listed:
         raise SourceError(
             "no microphone found; remedy: plug one in, see that this user is in group audio or its sound server runs, "
