@@ -1,8 +1,8 @@
 """A Wyoming server: speech-to-text, conversation agent and text-to-speech for Home Assistant.
 
 Protocol: https://github.com/OHF-Voice/wyoming. Home Assistant takes the first `asr`, the first `tts` and one of
-`intent` and `handle` of what is offered here. It is `handle`: an `intent` is carried out by Home Assistant on its own entities,
-a `handle` is what we have done with the devices of our configuration. Never `satellite`: nothing else would be used.
+`intent` and `handle` of what is offered here. It is `handle`: an `intent` is carried out by Home Assistant on its own
+entities, a `handle` is what we did with the devices of our configuration. Never `satellite`: it would use nothing else.
 """
 
 from __future__ import annotations
