@@ -160,7 +160,7 @@ def parser() -> argparse.ArgumentParser:
     ask.add_argument("--style", metavar="STYLE", help="of the task caption: audiocaps, clotho or plain")
     ask.add_argument("--json", action="store_true", help="one line of JSON")
 
-    add(commands, "devices", list_devices, "list the microphones")
+    add(commands, "devices", list_devices, "list the microphones and loudspeakers")
 
     models = add(commands, "models", manage_models, "list, fetch or verify the model files")
     models.add_argument("what", choices=("list", "pull", "verify"))
@@ -326,15 +326,27 @@ def list_devices(_arguments: argparse.Namespace) -> int:
     from rich.table import Table  # noqa: PLC0415
 
     from assistant.audio.microphone import devices  # noqa: PLC0415
+    from assistant.outputs.loudspeaker import outputs  # noqa: PLC0415
 
-    found = devices()
+    console = Console(markup=False, soft_wrap=True)
     table = Table("", "source", "name", "channels", "rate", "identity that survives renumbering", box=None)
-    for device in found:
+    for device in devices():
         mark = "default" if device.default else ""
         table.add_row(
             mark, str(device.index), device.name, str(device.channels), f"{device.rate:.0f} Hz", device.identity or "-"
         )
-    Console(markup=False, soft_wrap=True).print(table)
+    console.print(table)
+    try:
+        speakers = outputs()
+    except AssistantError as error:
+        console.print(f"\n{error}")
+        return 0
+    table = Table("", "speaker", "name", "channels", "rate", box=None)
+    for output in speakers:
+        mark = "default" if output.default else ""
+        table.add_row(mark, str(output.index), output.name, str(output.channels), f"{output.rate:.0f} Hz")
+    console.print()
+    console.print(table)
     return 0
 
 

@@ -11,6 +11,7 @@ from assistant.config import Config, check_profile, shipped
 from assistant.errors import AssistantError
 from assistant.events import Event, State, Word
 from assistant.rules import (
+    ALL,
     ANY,
     DAYS,
     FIELDS,
@@ -148,6 +149,9 @@ def _deed(action: Do) -> str:
             return f"describe what is heard {patience}"
         choices = f" for {_either([_shown(choice) for choice in action.ask.choices])}" if action.ask.choices else ""
         return f"ask {_shown(action.ask.prompt)}{choices} {patience}"
+    if action.say is not None:
+        where = "in all rooms" if action.say.room == ALL else f"in {action.say.room or 'the same room'}"
+        return f"say {_shown(action.say.text)} {where}"
     if action.publish is None:
         return f"log {_shown(action.log or '')}"
     publish = action.publish
@@ -323,6 +327,9 @@ def _actions(name: str, rule: Rule, config: Config) -> Found:
         if hidden and not config.privacy.transcripts:
             yield place, f"no value for {' and '.join(hidden)} while privacy.transcripts is off"
         yield from ((place, problem) for problem in _tried(template, _sample(name, rule.when, rooms[0], config), rule))
+        if action.say is not None and action.say.room not in {None, ALL, *(config.rooms or ("home",))}:
+            there = _either([*(config.rooms or ("home",)), ALL])
+            yield ("do", index, "say", "room"), f'there is no room "{action.say.room}"; there is {there}'
         if action.publish:
             yield from _topics(action.publish, index, rule.when, rooms, config)
 
@@ -333,6 +340,8 @@ def _template_of(action: Do, index: int) -> tuple[tuple[str | int, ...], str]:
         return ("do", index, "publish", "payload"), action.publish.payload
     if action.question is not None:
         return ("do", index, "ask", "prompt"), action.ask.prompt if action.ask else ""
+    if action.say is not None:
+        return ("do", index, "say"), action.say.text
     return ("do", index, "log"), action.log or ""
 
 

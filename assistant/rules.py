@@ -27,13 +27,14 @@ from pydantic import (
 )
 
 from assistant.errors import AssistantError, ConfigurationError
-from assistant.events import Action, Ask, Event, Log, Presence, Publish, RoomChanged, State, without_words
+from assistant.events import Action, Ask, Event, Log, Presence, Publish, RoomChanged, Say, State, without_words
 from assistant.settings import Settings
 from assistant.templates import Template
 
 log = logging.getLogger(__name__)
 
 ANY = "any"
+ALL = "all"  # rooms, of what is said
 WHOLE_TEXT = 1_000  # characters of an utterance that rules look at: bounds what a regular expression can cost
 REGEX_LIMIT = 500  # characters of a regular expression
 OPEN_LIMIT = 1_000  # sounds that one rule follows at once; the oldest is forgotten
@@ -41,7 +42,7 @@ TOPIC_LIMIT = 65_535  # bytes, MQTT 5.0 section 1.5.4
 ANSWER_LIMIT = 1_000  # characters of an answer that templates see
 DESCRIBE_TOKENS = 64  # longest description
 CHOICE_LIMIT = 100  # characters of a choice
-ACTIONS = ("publish", "log", "ask", "describe")
+ACTIONS = ("publish", "log", "say", "ask", "describe")
 
 PRIVATE_FIELDS = ("text", "words", "caption")  # None in templates unless `privacy.transcripts` is on
 TOPIC_FIELDS = frozenset({"room", "event_type", "kind", "state", "language"})  # never what somebody said
@@ -321,6 +322,25 @@ class PublishAction(Settings):
     retain: bool = False
 
 
+class SayAction(Settings):
+    """Something is said aloud."""
+
+    text: TextTemplate = Field(min_length=1, description="a Jinja2 template")
+    room: str | None = Field(
+        default=None, min_length=1, description="a room id, or all; the room of the event if left out"
+    )
+    language: Annotated[str, Field(pattern=r"^[a-z]{2}$")] | None = Field(
+        default=None, description="ISO 639-1; if left out by the script of the text, else the household's first"
+    )
+
+
+def _text_only(value: object) -> object:
+    return {"text": value} if isinstance(value, str) else value
+
+
+_TEXT_OR_SAY = WithJsonSchema({"anyOf": [{"type": "string"}, SayAction.model_json_schema()]})
+
+
 class DescribeAction(Settings):
     """The audio language model describes the clip of the event."""
 
@@ -345,6 +365,7 @@ class Do(Settings):
 
     publish: PublishAction | None = None
     log: TextTemplate | None = None
+    say: Annotated[SayAction, BeforeValidator(_text_only), _TEXT_OR_SAY] | None = None
     ask: AskAction | None = None
     describe: Annotated[DescribeAction, BeforeValidator(_empty)] | None = None
 
@@ -370,7 +391,7 @@ class Do(Settings):
 
     @model_validator(mode="after")
     def _filled(self) -> Do:
-        if self.publish is None and self.log is None and self.question is None:
+        if self.publish is None and self.log is None and self.say is None and self.question is None:
             raise ValueError("the action is empty")
         return self
 
@@ -426,7 +447,13 @@ class Rule(Settings):
 
 def _answers_used(action: Do) -> frozenset[str]:
     """The answers that an action's templates name."""
-    source = action.publish.payload if action.publish else action.ask.prompt if action.ask else action.log
+    source = action.log
+    for part in (
+        action.publish and action.publish.payload,
+        action.say and action.say.text,
+        action.ask and action.ask.prompt,
+    ):
+        source = part or source
     return Template(source, FIELDS).members("answers") if source else frozenset()
 
 
@@ -844,6 +871,8 @@ class Rules:
         message, topic_template = templates
         if (payload := self._rendered(name, message, values)) is None:
             return None
+        if action.say is not None:
+            return _said(name, action.say, payload, values["room"])
         if action.publish is None:
             return Log(" ".join(payload.split()), rule=name)
         topic = action.publish.topic if topic_template is None else self._rendered(name, topic_template, values)
@@ -873,6 +902,15 @@ class Rules:
             "date": local.strftime("%Y-%m-%d"),
             "time": local.strftime("%H:%M"),
         }
+
+
+def _said(name: str, say: SayAction, text: str, heard_in: str | None) -> Say | None:
+    """What is said: nothing when the template gives nothing; everywhere when no room is known (`absent`)."""
+    line = clean(text)
+    if not line:
+        return None
+    room = say.room or heard_in or ALL
+    return Say(line, None if room == ALL else room, say.language, rule=name)
 
 
 def _with_answer(values: Mapping[str, Any], name: str, answer: str | None) -> dict[str, Any]:
@@ -910,6 +948,8 @@ def _compile(name: str, action: Do) -> tuple[Template, Template | None]:
     if action.question is not None:
         prompt = action.ask.prompt if action.ask is not None else ""
         return Template(prompt, FIELDS, f"rule {name!r}: prompt"), None
+    if action.say is not None:
+        return Template(action.say.text, FIELDS, f"rule {name!r}: say"), None
     if action.publish is None:
         return Template(action.log or "", FIELDS, f"rule {name!r}: log"), None
     topic = action.publish.topic

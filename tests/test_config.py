@@ -128,7 +128,7 @@ def test_secrets_stay_out_of_repr_and_messages(monkeypatch: pytest.MonkeyPatch) 
         ("rules: [{when: {sound: a}, do: {publish: {topic: a, payload: {{ x }}}}}]", "a template needs quotes"),
         ("rules:\n- name: dog\n  when: {sond: a}", 'config.yaml:3: rules["dog"].when.sond: unknown key; did you mean "sound"?'),
         ("rules:\n- when: {sound: a}", "config.yaml:2: rules[1].do: is missing"),
-        ("rules:\n- when: {sound: a}\n  do:\n  - log: x\n  - say: hi", 'config.yaml:5: rules[1].do[2]: there is no action "say"'),
+        ("rules:\n- when: {sound: a}\n  do:\n  - log: x\n  - email: hi", 'config.yaml:5: rules[1].do[2]: there is no action "email"'),
         (
             "rules:\n- when: {sound: a}\n  do:\n  - publish:\n      topic: a/#\n      payload: x",
             'config.yaml:5: rules[1].do[1].publish.topic: "a/#" holds the wildcard #',

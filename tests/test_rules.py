@@ -157,8 +157,8 @@ def test_takes_usual_regular_expressions(pattern: str) -> None:
     ("do", "reason"),
     [
         ([], "at least 1"),
-        ([{"say": "hi"}], 'no action "say" in this version; there are publish, log, ask, describe'),
-        ([{"log": "x", "publish": {"topic": "a", "payload": "b"}}], "exactly one of publish, log, ask, describe"),
+        ([{"email": "hi"}], 'no action "email" in this version; there are publish, log, say, ask, describe'),
+        ([{"log": "x", "publish": {"topic": "a", "payload": "b"}}], "exactly one of publish, log, say, ask, describe"),
         (["log"], "an action is one of"),
         ([{"log": None}], "empty"),
         ([{"publish": {"topic": "a/#", "payload": "x"}}], "wildcard #"),

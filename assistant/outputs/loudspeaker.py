@@ -19,6 +19,8 @@ END_SECONDS = 5.0  # after its duration the speech must have been played
 CLOSE_SECONDS = 2.0
 BLOCK_SECONDS = 0.01
 LATENCY_SECONDS = 0.04  # of the device's buffer: what is still heard when the sound server does not drop it
+LEAD_SECONDS = 0.1  # of silence first: sound servers and amplifiers swallow the beginning
+TAIL_SECONDS = 0.25  # of silence at the end: sound servers drop what they still hold when a stream ends
 RATES = (48_000.0, 44_100.0)  # to try after the speech's own rate and the device's
 
 
@@ -124,6 +126,8 @@ class _Playback:
                     import soxr  # noqa: PLC0415 (a native library, only where it is needed)
 
                     self._samples = soxr.resample(self._speech.samples, self._speech.rate, rate)
+                lead, tail = (np.zeros(round(rate * part), np.float32) for part in (LEAD_SECONDS, TAIL_SECONDS))
+                self._samples = np.concatenate([lead, self._samples, tail])
                 stream = sounddevice.OutputStream(
                     samplerate=rate,
                     blocksize=round(rate * BLOCK_SECONDS),
