@@ -1,6 +1,6 @@
 """Recordings through the real Wyoming server with the real models: errors, delay after `audio-stop`, `describe`.
 
-    python benchmarks/wyoming.py AUDIO [--clips 20] [--at-once 1] [--real-time]
+    python benchmarks/wyoming_server.py AUDIO [--clips 20] [--at-once 1] [--real-time]
 
 AUDIO holds `manifest.csv` (file, kind, label, transcript, language …); its English speech is sent over TCP by the
 client of the `wyoming` package as 16-bit mono at 16 kHz, and the same files go through the pipeline of
@@ -38,7 +38,9 @@ from assistant.voices.voice import Spoken
 from assistant.wyoming_server import WyomingServer, WyomingSettings
 from assistant.wyoming_services import Conversation
 
-NUMBERS = dict(zip(map(str, range(13)), "zero one two three four five six seven eight nine ten eleven twelve".split()))
+NUMBERS = dict(
+    zip(map(str, range(13)), ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"], strict=True)
+)
 BLOCK = 1_024  # samples in a chunk, as Home Assistant's satellites send them
 
 
@@ -49,12 +51,14 @@ class Recognition:
         self._models = models
 
     async def transcribe(self, samples: Samples, language: str | None) -> Transcript:
+        """The words."""
         return await transcribe(samples, language, self._models, hearing_settings(Config()))
 
     async def converse(self, text: str, language: str | None, *, device: str | None, area: str | None) -> Conversation:
         return Conversation(handled=False)
 
     async def synthesise(self, text: str, language: str | None) -> Spoken:
+        """Nothing."""
         raise NotImplementedError
 
 
@@ -67,6 +71,7 @@ class Texts:
         self.texts: list[str] = []
 
     def offer(self, item: Event) -> None:
+        """Keep the text."""
         if item.text:
             self.texts.append(item.text)
 
@@ -130,6 +135,7 @@ async def describe(port: int, delays: list[float]) -> None:
 
 
 async def main() -> int:
+    """Serve, ask, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("audio", type=Path)
     parser.add_argument("--clips", type=int, default=20)
