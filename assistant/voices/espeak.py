@@ -13,7 +13,7 @@ from assistant.voices.voice import Spoken, base_language, speakable, spoken
 
 REMEDY = "apt-get install espeak-ng"
 SECONDS = 20.0  # a thousand characters take 0.3 s
-_VOICES = {"zh": "cmn", "no": "nb", "iw": "he", "in": "id", "en": "en-gb"}
+_VOICES = {"zh": "cmn", "no": "nb", "iw": "he", "in": "id"}
 
 
 class Espeak:
@@ -53,7 +53,7 @@ class Espeak:
         if self._languages is None:
             listed = await run([self._program, "--voices"], "", engine=self.name, remedy=REMEDY, seconds=SECONDS)
             rows = (line.split() for line in listed.decode(errors="replace").splitlines()[1:])
-            self._languages = frozenset(row[1] for row in rows if len(row) > 1)
+            self._languages = frozenset(row[1].split("-")[0] for row in rows if len(row) > 1)
         return self._languages
 
 
