@@ -8,42 +8,66 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import platformdirs
+from ulid import ULID
 
-from assistant import registry
+from assistant import __version__, registry
 from assistant.answering import answer_question, answer_rule, span_of_clip
-from assistant.errors import AssistantError
+from assistant.audio.address import kind_of
+from assistant.ears import Ear
+from assistant.errors import AssistantError, VoiceError
 from assistant.events import (
     SAMPLE_RATE,
     Action,
     Ask,
+    Command,
     Event,
     Fact,
     HealthMeasured,
     LevelMeasured,
+    ListeningChanged,
     Log,
+    Pictured,
     Presence,
     Publish,
     RoomChanged,
     Samples,
+    Say,
+    SendTest,
+    SensitivityChanged,
+    SetListening,
+    SetSensitivity,
+    State,
+    Transcript,
     frozen,
+    iso,
     without_words,
 )
 from assistant.health import Meter
 from assistant.outputs.broker import answers_mqtt, embedded_broker
 from assistant.outputs.jsonl import readable
 from assistant.outputs.mqtt import MqttSettings
-from assistant.pipeline import HearingSettings, Models, Pipeline
+from assistant.outputs.speaking import Speaker, Speaking
+from assistant.pipeline import PICTURE, HearingSettings, Models, Pipeline
 from assistant.rules import Rules
 from assistant.startup import ModelFiles, Room, hearing_settings, home_of, load_models, open_source
+from assistant.switches import Switches
+from assistant.transcribing import transcribe
+from assistant.voicing import Voices, voice_of
+from assistant.wyoming_server import WyomingServer
+from assistant.wyoming_services import Conversation, Services
+from assistant.wyoming_services import Speaker as WyomingSpeaker
 
 if TYPE_CHECKING:
-    from assistant.audio.source import Source
+    from pathlib import Path
+
     from assistant.config import Config
     from assistant.outputs.questions import Question
+    from assistant.voices.voice import Spoken
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +78,9 @@ BACKOFF = (1.0, 60.0)  # seconds: first and longest wait before a broken part is
 CONNECT_WITHIN = 5.0  # seconds that a recording waits for the outputs
 DRAIN = 10.0  # seconds for what was heard before the signal
 LEAST_DRAIN = 1.0  # of which so many for the outputs, however long the recogniser took
+DRAWINGS = 4  # pictures at once; an alert that lasts is drawn again when it ends
+TEST = "test"  # event type of an alert that nobody heard
+SWITCHED_OFF = "listening is switched off"
 QUESTIONS = 16  # of rules that wait for the audio language model at once; more go without an answer
 
 
@@ -78,48 +105,6 @@ class Output(Protocol):
         """Connection, drops, queue depth."""
 
 
-@dataclass(slots=True)
-class _Ear:
-    """What is known of a room while the daemon runs."""
-
-    room: Room
-    source: Source | None = None
-    pipeline: Pipeline | None = None
-    online: bool = False
-    live: bool = True  # it does not end by itself: opened again when it breaks
-    lost_before: float = 0.0  # seconds lost by earlier openings of the source
-    utterances_before: int = 0  # utterances shed by earlier openings
-    errors_before: int = 0  # errors of the models in earlier openings
-    heard: bool = False  # it was online at least once
-    silent: bool = False  # its microphone gives nothing but digital silence
-    failure: AssistantError | None = None  # why it is not heard
-    told: str | None = None  # the reason that was told last
-
-    def lost(self) -> float:
-        """Seconds of audio lost so far: by the source, and shed on the way to the recogniser."""
-        source = self.source.stats.lost_seconds if self.source is not None else 0.0
-        shed = self.pipeline.utterances.shed if self.pipeline is not None else 0.0
-        return self.lost_before + source + shed
-
-    def utterances_shed(self) -> int:
-        """Utterances that the recogniser had no time for."""
-        return self.utterances_before + (self.pipeline.utterances.drops if self.pipeline is not None else 0)
-
-    def model_errors(self) -> int:
-        """Windows and utterances lost to an exception of a model."""
-        return self.errors_before + (self.pipeline.model_errors if self.pipeline is not None else 0)
-
-    def opened(self, source: Source) -> None:
-        """A new source: what the one before it lost stays counted."""
-        self.lost_before, self.utterances_before, self.errors_before = (
-            self.lost(),
-            self.utterances_shed(),
-            self.model_errors(),
-        )
-        self.source, self.pipeline = source, None
-        self.silent = False
-
-
 class Daemon:
     """Listens to the rooms until it is told to stop or until every source, being a file, has ended.
 
@@ -135,11 +120,16 @@ class Daemon:
         outputs: Mapping[str, Output],
         *,
         speed: float = 1.0,
+        switches: Switches | None = None,
+        voices: Voices | None = None,
     ) -> None:
-        """`speed` is that of files: 1 in real time, 0 as fast as possible. Nothing is opened before `run`."""
+        """`speed` is that of files: 1 in real time, 0 as fast as possible. Nothing is opened before `run`.
+
+        Without `switches` everything listens and nothing can be switched; without `voices` nothing is said aloud.
+        """
         self._hearing = hearing
         self._models = models
-        self._ears = [_Ear(room, live=room.live) for room in rooms]
+        self._ears = [Ear(room, live=room.live) for room in rooms]
         self._outputs = outputs
         self._speed = speed
         self._transcripts = config.privacy.transcripts
@@ -148,6 +138,13 @@ class Daemon:
             transcripts=config.privacy.transcripts,
             rooms={room.id: room.name or room.id for room in rooms},
         )
+        self._switches = switches
+        self._alerts = frozenset(name for name, group in hearing.table.groups.items() if group.alert) | {TEST}
+        self._voices = voices
+        self._speakers = {room.id: speaker for room in rooms if (speaker := speaker_of(room)) is not None}
+        self._speaking = None if voices is None else Speaking(config.say, voices, self._speakers)
+        self._wyoming = wyoming_server(config, self) if config.wyoming.enabled else None
+        self._drawing: set[asyncio.Task[None]] = set()
         self._asking: set[asyncio.Task[None]] = set()
         self._hurried = False  # nothing is asked any more
         self._meter = Meter()
@@ -164,6 +161,8 @@ class Daemon:
                 group.create_task(self._keep(name, run), name=name)
                 for name, run in (
                     *((name, output.run) for name, output in self._outputs.items()),
+                    *((("say", self._speaking.run),) if self._speaking is not None else ()),
+                    *((("wyoming", self._wyoming.run),) if self._wyoming is not None else ()),
                     ("rules", self._tick),
                     ("health", self._report),
                 )
@@ -177,9 +176,14 @@ class Daemon:
                 task.cancel()
             until = time.monotonic() + DRAIN
             await self._ended(listening)
+            if self._drawing:
+                await asyncio.wait(self._drawing, timeout=LEAST_DRAIN)
             await self._last_answers(until - LEAST_DRAIN - time.monotonic())
             left = max(LEAST_DRAIN, until - time.monotonic())
-            await asyncio.gather(*(self._close(name, output, left) for name, output in self._outputs.items()))
+            closing: list[tuple[str, Output | Speaking]] = [*self._outputs.items()]
+            if self._speaking is not None:
+                closing.append(("say", self._speaking))
+            await asyncio.gather(*(self._close(name, output, left) for name, output in closing))
             for task in lasting:
                 task.cancel()
         if self._stopping.is_set():
@@ -222,7 +226,7 @@ class Daemon:
         if hanging:
             await asyncio.wait(hanging, timeout=LEAST_DRAIN)
 
-    async def _close(self, name: str, output: Output, left: float) -> None:
+    async def _close(self, name: str, output: Output | Speaking, left: float) -> None:
         try:
             async with asyncio.timeout(left + 2.0):
                 await output.stop(left)
@@ -246,7 +250,7 @@ class Daemon:
             await asyncio.sleep(delay)
             delay = BACKOFF[0] if lived > BACKOFF[1] else min(2.0 * delay, BACKOFF[1])
 
-    async def _listen(self, ear: _Ear) -> None:
+    async def _listen(self, ear: Ear) -> None:
         """Hear one room; a source that breaks is opened again with back-off, a file that ended is not."""
         if not ear.live:
             await self._outputs_connected()
@@ -254,9 +258,11 @@ class Daemon:
                 await self._models.llm.ready()  # else how much it hears depends on how fast it loads
         delay = BACKOFF[0]
         while True:
+            await self._until_switched_on(ear)
             opened = time.monotonic()
             try:
-                await self._hear(ear)
+                if not await self._hear_unless_off(ear):
+                    continue
             except AssistantError as error:
                 ear.failure = error
                 self._lost(ear, str(error))
@@ -281,7 +287,33 @@ class Daemon:
                 for output in self._outputs.values():
                     await output.connected.wait()
 
-    async def _hear(self, ear: _Ear) -> None:
+    async def _until_switched_on(self, ear: Ear) -> None:
+        """Wait while the listening switch of the room or of the house is off; its source stays closed."""
+        while self._switches is not None and not self._switches.listening(ear.room.id):
+            if ear.told != SWITCHED_OFF:
+                log.info("%s: %s; its source is closed until it is switched on again", ear.room.id, SWITCHED_OFF)
+                ear.online, ear.told, ear.failure = False, SWITCHED_OFF, None
+                self._tell(RoomChanged(ear.room.id, Presence.DISABLED, SWITCHED_OFF))
+            ear.turned.clear()
+            await ear.turned.wait()
+
+    async def _hear_unless_off(self, ear: Ear) -> bool:
+        """Hear a room to the end of its source; False when its switch was turned off before."""
+        ear.turned.clear()
+        hearing = asyncio.create_task(self._hear(ear), name=f"hear {ear.room.id}")
+        turned = asyncio.create_task(ear.turned.wait())
+        try:
+            await asyncio.wait((hearing, turned), return_when=asyncio.FIRST_COMPLETED)
+            if hearing.done():
+                await hearing
+                return True
+        finally:
+            turned.cancel()
+            if not hearing.done():
+                await _cancelled(hearing)
+        return False
+
+    async def _hear(self, ear: Ear) -> None:
         """Open the room's source afresh and hear it to its end."""
         source = open_source(ear.room, self._speed)
         ear.opened(source)
@@ -295,15 +327,17 @@ class Daemon:
             inline=not ear.live and self._speed == 0,
             clocked=ear.live or (ear.room.recorded and self._speed == 1.0),
         )
+        if self._switches is not None:
+            ear.pipeline.be_sensitive(self._switches.sensitivity(ear.room.id))
         await ear.pipeline.run(lambda: self._came(ear))
 
-    def _came(self, ear: _Ear) -> None:
+    def _came(self, ear: Ear) -> None:
         ear.online = ear.heard = True
         ear.failure = ear.told = None
         log.info("%s: listening to %s", ear.room.id, ear.source.name if ear.source else ear.room.address)
         self._tell(RoomChanged(ear.room.id, Presence.ONLINE))
 
-    def _lost(self, ear: _Ear, reason: str) -> None:
+    def _lost(self, ear: Ear, reason: str) -> None:
         """Say why a room is not heard: once, however often its source is tried again."""
         if reason == ear.told:
             log.debug("%s: still: %s", ear.room.id, reason)
@@ -312,7 +346,7 @@ class Daemon:
         ear.online, ear.told = False, reason
         self._tell(RoomChanged(ear.room.id, Presence.OFFLINE, reason))
 
-    def _measured(self, ear: _Ear, level: LevelMeasured) -> None:
+    def _measured(self, ear: Ear, level: LevelMeasured) -> None:
         """Pass a level on. A live source that gives digital silence is told of: no microphone is that quiet."""
         silent = ear.live and ear.pipeline is not None and ear.pipeline.silent
         if silent != ear.silent:
@@ -339,6 +373,96 @@ class Daemon:
         except Exception:
             log.exception("the rules failed on %s %s in %s", event.event_type, event.state, event.room)
         self._tell(event if self._transcripts else without_words(event))
+        if event.event_type in self._alerts:
+            self._draw(event.room)
+
+    def command(self, command: Command) -> None:
+        """Do what somebody asks for over MQTT."""
+        match command:
+            case SetListening():
+                self._switch(command)
+            case SetSensitivity():
+                self._be_sensitive(command)
+            case SendTest():
+                self._send_test(command.room)
+            case Say():
+                self._say(command)
+
+    def _switch(self, command: SetListening) -> None:
+        if self._switches is not None and self._switches.set_listening(command.room, command.on):
+            log.info("%s: listening is switched %s", command.room or "the house", "on" if command.on else "off")
+        self._tell(ListeningChanged(command.room, command.on))
+        for ear in self._ears:
+            if command.room in {None, ear.room.id}:
+                ear.turned.set()
+
+    def _be_sensitive(self, command: SetSensitivity) -> None:
+        if self._switches is not None and self._switches.set_sensitivity(command.room, command.sensitivity):
+            log.info("%s: sensitivity is now: %s", command.room, command.sensitivity)
+        for ear in self._ears:
+            if ear.room.id == command.room and ear.pipeline is not None:
+                ear.pipeline.be_sensitive(command.sensitivity)
+        self._tell(SensitivityChanged(command.room, command.sensitivity))
+
+    def _send_test(self, room: str) -> None:
+        """An alert that nobody heard, to try what follows from one."""
+        ear = next((ear for ear in self._ears if ear.room.id == room), None)
+        if ear is None:
+            return
+        now = iso(time.time())
+        started = Event(
+            id=str(ULID()),
+            room=room,
+            source=ear.source.name if ear.source is not None else ear.room.id,
+            kind="sound",
+            state=State.STARTED,
+            event_type=TEST,
+            label="Test",
+            score=None,
+            start=now,
+            model=TEST,
+        )
+        self._emit(started)
+        self._emit(replace(started, state=State.ENDED, end=now, duration=0.0))
+
+    def _say(self, say: Say) -> None:
+        if self._speaking is None:
+            log.warning("nothing is said aloud: say.enabled is false")
+            return
+        self._speaking.offer(say)
+
+    def _draw(self, room: str) -> None:
+        """Send a picture of what was heard last in a room."""
+        clip = self._heard_in(room, lambda now: (now - PICTURE, now))
+        if not len(clip) or len(self._drawing) >= DRAWINGS:
+            return
+        task = asyncio.create_task(self._drawn(room, clip), name=f"picture of {room}")
+        self._drawing.add(task)
+        task.add_done_callback(self._drawing.discard)
+
+    async def _drawn(self, room: str, clip: Samples) -> None:
+        from assistant.spectrogram import spectrogram  # noqa: PLC0415 (Pillow only where an alert was heard)
+
+        try:
+            self._tell(Pictured(room, await asyncio.to_thread(spectrogram, clip)))
+        except Exception:
+            log.exception("%s: no picture could be made", room)
+
+    # what others may ask for over Wyoming
+
+    async def transcribe(self, samples: Samples, language: str | None) -> Transcript:
+        """What is said in `samples`: no event and no action come of it. Raises `AssistantError`."""
+        return await transcribe(samples, language, self._models, self._hearing)
+
+    async def converse(self, text: str, language: str | None, *, device: str | None, area: str | None) -> Conversation:
+        """Do what a sentence says."""
+        return Conversation(handled=False)
+
+    async def synthesise(self, text: str, language: str | None) -> Spoken:
+        """`text` as speech. Raises `VoiceError`."""
+        if self._voices is None:
+            raise VoiceError("nothing is said aloud: say.enabled is false")
+        return await self._voices.synthesise(text, language)
 
     def _tell(self, item: Fact | Publish) -> None:
         if isinstance(item, RoomChanged):
@@ -362,6 +486,8 @@ class Daemon:
                     log.info("rule %s: %s", action.rule, action.message)
                 case Ask():
                     self._ask(action, clip)
+                case Say():
+                    self._say(action)
 
     def _ask(self, ask: Ask, clip: Samples | None) -> None:
         """Have a rule's question answered in the background; its other actions follow."""
@@ -429,9 +555,43 @@ class Daemon:
             figures |= {f"llm_{key}": value for key, value in self._models.llm.figures().items()}
             figures["rules_unanswered"] = self._rules.unanswered.total()
             figures["rules_doubted"] = self._rules.doubted.total()
-        for name, output in self._outputs.items():
-            figures |= {f"{name}_{key}": value for key, value in output.health().items()}
+        for name, part in (*self._outputs.items(), ("say", self._speaking), ("wyoming", self._wyoming)):
+            if part is not None:
+                figures |= {f"{name}_{key}": value for key, value in part.health().items()}
         return figures
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    """Cancel `task` and wait for its end; a cancel meanwhile is passed on to it."""
+    task.cancel()
+    try:
+        await asyncio.wait((task,))
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.warning("%s: %s", task.get_name(), error)
+
+
+def speaker_of(room: Room) -> Speaker | None:
+    """Where replies to a room are heard on this machine. A satellite is its own speaker, once it is connected."""
+    from assistant.outputs.loudspeaker import Loudspeaker  # noqa: PLC0415 (PortAudio only where it is used)
+
+    if room.speaker == "none" or (room.speaker is None and kind_of(room.address) != "microphone"):
+        return None
+    return Loudspeaker(room.speaker or "default")
+
+
+def wyoming_server(config: Config, services: Services) -> WyomingServer:
+    """The Wyoming server of this configuration, not yet listening."""
+    languages = config.speech.languages if config.speech.enabled else ()
+    return WyomingServer(
+        config.wyoming,
+        services,
+        version=__version__,
+        languages=languages,
+        speakers=[WyomingSpeaker(f"kikimimi-{code}", (code,)) for code in languages] if config.say.enabled else (),
+    )
 
 
 @asynccontextmanager
@@ -442,10 +602,12 @@ async def daemon(
     *,
     mqtt: MqttSettings | None = None,
     speed: float = 1.0,
+    state: Path | None = None,
 ) -> AsyncIterator[Daemon]:
     """A daemon ready to run: models loaded, its broker embedded when no other is named.
 
-    `mqtt` overrides the broker of the configuration. Raises `ModelError` and `AssistantError`.
+    `mqtt` overrides the broker of the configuration; `state` is the folder in which switches are kept.
+    Raises `ModelError` and `AssistantError`.
     """
     async with AsyncExitStack() as stack:
         if mqtt is None and config.mqtt.host is None:
@@ -455,14 +617,34 @@ async def daemon(
         stack.callback(models.shutdown)
         hearing = hearing_settings(config)
 
+        built: Daemon
+
+        def obey(command: Command) -> None:
+            built.command(command)
+
         async def answer(question: Question) -> Mapping[str, Any]:
             return await built.answer(question)
 
-        output: Output = registry.load(registry.OUTPUTS, "mqtt")(
-            mqtt or config.mqtt, home_of(config, rooms, hearing.table), config.homeassistant, answer=answer
+        switches = Switches(
+            (state or platformdirs.user_state_path("kikimimi")) / "switches.json", config.sounds.sensitivity
         )
-        built = Daemon(config, hearing, models, rooms, {"mqtt": output}, speed=speed)
+        output: Output = registry.load(registry.OUTPUTS, "mqtt")(
+            mqtt or config.mqtt,
+            home_of(config, rooms, hearing.table, switches),
+            config.homeassistant,
+            answer=answer,
+            command=obey,
+        )
+        voices = None
+        if config.say.enabled:
+            voices = voice_of(config.say, language=_first_language(config), models=config.models.dir)
+            stack.push_async_callback(voices.close)
+        built = Daemon(config, hearing, models, rooms, {"mqtt": output}, speed=speed, switches=switches, voices=voices)
         yield built
+
+
+def _first_language(config: Config) -> str:
+    return config.speech.languages[0] if config.speech.languages else "en"
 
 
 @asynccontextmanager

@@ -46,7 +46,9 @@ async def printed_messages(port: int) -> AsyncIterator[None]:
         client.subscribe([("kikimimi/#", 1), ("homeassistant/#", 1)])
 
     def on_message(_client: Client, _userdata: object, message: MQTTMessage) -> None:
-        print(message.topic, message.payload.decode("utf-8", "replace"), flush=True)  # noqa: T201
+        picture = message.topic.endswith("/spectrogram")
+        shown = f"({len(message.payload)} bytes of PNG)" if picture else message.payload.decode("utf-8", "replace")
+        print(message.topic, shown, flush=True)  # noqa: T201
 
     client.on_connect = on_connect
     client.on_subscribe = lambda *_: subscribed.set()
@@ -76,14 +78,16 @@ def recording(folder: Path) -> Path:
 async def demo(config: Config, files: ModelFiles, *, speed: float = 1.0) -> int:
     """Start an embedded broker on a free port and the daemon, play the house to it, stop. Returns the exit code."""
     privacy = config.privacy.model_copy(update={"transcripts": True})  # the demo shows what was said: it is a recording
-    config = config.model_copy(update={"privacy": privacy})
+    # Whoever tries it may have a daemon that already serves Wyoming.
+    wyoming = config.wyoming.model_copy(update={"enabled": False})
+    config = config.model_copy(update={"privacy": privacy, "wyoming": wyoming})
     with tempfile.TemporaryDirectory(prefix="kikimimi-demo-") as folder:
         path = await asyncio.to_thread(recording, Path(folder))
         rooms = [Room(ROOM, str(path), required=True)]
         async with embedded_broker(port=0) as port:
             settings = MqttSettings(url=f"mqtt://127.0.0.1:{port}")
             async with printed_messages(port):
-                async with app.daemon(config, rooms, files, mqtt=settings, speed=speed) as daemon:
+                async with app.daemon(config, rooms, files, mqtt=settings, speed=speed, state=Path(folder)) as daemon:
                     code = await daemon.run()
                 await asyncio.sleep(LINGER)
     return code

@@ -13,15 +13,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import platformdirs
 
 from assistant import __version__, registry
+from assistant.attention import Wake
 from assistant.audio.address import kind_of
-from assistant.config import RESERVED_ROOMS, Config, shipped
+from assistant.config import RESERVED_ROOMS, Config, RoomSettings, shipped
 from assistant.errors import AssistantError, ConfigurationError, ModelError
 from assistant.events import Samples
 from assistant.models import hub, store, tasks
@@ -33,6 +34,7 @@ from assistant.outputs.topics import Home, SoundType
 from assistant.outputs.topics import Room as AnnouncedRoom
 from assistant.pipeline import MODEL_TIMEOUT, HearingSettings, Models, ModelThread, Recogniser, Tagger
 from assistant.resident import BATCH_CPU, BATCH_GPU, Lane, Priority, Resident
+from assistant.switches import Switches
 from assistant.tracking import SoundTable, load_table
 from assistant.understanding import SharedTagger
 
@@ -60,6 +62,8 @@ class Room:
     name: str | None = None
     area: str | None = None
     languages: tuple[str, ...] | None = None
+    wake: Wake = Wake.WAKE
+    speaker: str | None = None  # where replies are heard; None: as fits its source
     required: bool = False  # the daemon gives up when this source cannot be opened
 
     @property
@@ -103,18 +107,31 @@ def rooms_of(config: Config, sources: Sequence[str]) -> list[Room]:
         # The only source that was asked for must be there at once; beside others it may come later.
         required = len(sources) == 1
         rooms.append(
-            Room(identity, address, known.name, known.area, known.languages, required)
+            replace(configured_room(identity, known), address=address, required=required)
             if known is not None
             else Room(identity, address, required=required)
         )
     if not sources:
-        rooms = [
-            Room(identity, room.source, room.name, room.area, room.languages) for identity, room in config.rooms.items()
-        ] or [Room("home", "default", required=True)]
+        rooms = [configured_room(identity, room) for identity, room in config.rooms.items()] or [
+            Room("home", "default", required=True)
+        ]
     for room in rooms:
         if sum(other.id == room.id for other in rooms) > 1:
             raise ConfigurationError(f"room {room.id} has two sources; remedy: --source ROOM=… with another room id")
     return rooms
+
+
+def configured_room(identity: str, room: RoomSettings) -> Room:
+    """A room as the configuration has it."""
+    return Room(
+        identity,
+        room.source,
+        name=room.name,
+        area=room.area,
+        languages=room.languages,
+        wake=room.wake,
+        speaker=room.speaker,
+    )
 
 
 def _room_and_address(text: str) -> tuple[str, str]:
@@ -247,24 +264,30 @@ def hearing_settings(config: Config) -> HearingSettings:
     )
 
 
-def home_of(config: Config, rooms: Sequence[Room], table: SoundTable) -> Home:
-    """What the MQTT output announces: rooms, and every event type of the sound table."""
+def home_of(config: Config, rooms: Sequence[Room], table: SoundTable, switches: Switches) -> Home:
+    """What the MQTT output announces: rooms, how they are switched, and every event type of the sound table."""
     return Home(
         install=install_id(),
         version=__version__,
-        rooms=tuple(announced_room(room) for room in rooms),
+        rooms=tuple(announced_room(room, switches) for room in rooms),
         sounds=tuple(
             SoundType(name, name.replace("_", " ").capitalize(), group.alert, name in LIFE_SAFETY)
             for name, group in table.groups.items()
         ),
         transcripts=config.privacy.transcripts,
+        listening=switches.own(None),
     )
 
 
-def announced_room(room: Room) -> AnnouncedRoom:
+def announced_room(room: Room, switches: Switches) -> AnnouncedRoom:
     """A room as the house announces it; the address itself stays at home: it may hold a password."""
     return AnnouncedRoom(
-        room.id, room.name or room.id.replace("-", " ").capitalize(), room.area, DEVICES[kind_of(room.address)]
+        room.id,
+        room.name or room.id.replace("-", " ").capitalize(),
+        room.area,
+        DEVICES[kind_of(room.address)],
+        listening=switches.own(room.id),
+        sensitivity=switches.sensitivity(room.id),
     )
 
 

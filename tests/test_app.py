@@ -70,7 +70,7 @@ class Subscriber:
         self._client.on_connect = lambda client, *_: client.subscribe("#", 1)
         self._client.on_subscribe = lambda *_: subscribed.set()
         self._client.on_message = lambda _c, _u, m: self.messages.append(
-            (m.topic, m.payload.decode(), time.monotonic())
+            (m.topic, m.payload.decode(errors="replace"), time.monotonic())
         )
         self._client.connect("127.0.0.1", port)
         self._client.loop_start()

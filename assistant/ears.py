@@ -1,0 +1,59 @@
+"""What is known of a room while the daemon runs."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from assistant.startup import Room
+
+if TYPE_CHECKING:
+    from assistant.audio.source import Source
+    from assistant.commanding import RoomCommands
+    from assistant.errors import AssistantError
+    from assistant.pipeline import Pipeline
+
+
+@dataclass(slots=True, eq=False)
+class Ear:
+    """A room, the source that is heard there now, and what earlier openings of it lost."""
+
+    room: Room
+    source: Source | None = None
+    pipeline: Pipeline | None = None
+    commands: RoomCommands | None = None
+    online: bool = False
+    live: bool = True  # it does not end by itself: opened again when it breaks
+    lost_before: float = 0.0  # seconds lost by earlier openings of the source
+    utterances_before: int = 0  # utterances shed by earlier openings
+    errors_before: int = 0  # errors of the models in earlier openings
+    heard: bool = False  # it was online at least once
+    silent: bool = False  # its microphone gives nothing but digital silence
+    failure: AssistantError | None = None  # why it is not heard
+    told: str | None = None  # the reason that was told last
+    turned: asyncio.Event = field(default_factory=asyncio.Event)  # its listening switch was turned
+
+    def lost(self) -> float:
+        """Seconds of audio lost so far: by the source, and shed on the way to the recogniser."""
+        source = self.source.stats.lost_seconds if self.source is not None else 0.0
+        shed = self.pipeline.utterances.shed if self.pipeline is not None else 0.0
+        return self.lost_before + source + shed
+
+    def utterances_shed(self) -> int:
+        """Utterances that the recogniser had no time for."""
+        return self.utterances_before + (self.pipeline.utterances.drops if self.pipeline is not None else 0)
+
+    def model_errors(self) -> int:
+        """Windows and utterances lost to an exception of a model."""
+        return self.errors_before + (self.pipeline.model_errors if self.pipeline is not None else 0)
+
+    def opened(self, source: Source) -> None:
+        """A new source: what the one before it lost stays counted."""
+        self.lost_before, self.utterances_before, self.errors_before = (
+            self.lost(),
+            self.utterances_shed(),
+            self.model_errors(),
+        )
+        self.source, self.pipeline, self.commands = source, None, None
+        self.silent = False
