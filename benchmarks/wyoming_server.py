@@ -38,9 +38,8 @@ from assistant.voices.voice import Spoken
 from assistant.wyoming_server import WyomingServer, WyomingSettings
 from assistant.wyoming_services import Conversation
 
-NUMBERS = dict(
-    zip(map(str, range(13)), ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"], strict=True)
-)
+DIGITS = "zero one two three four five six seven eight nine ten eleven twelve"
+NUMBERS = {str(number): word for number, word in enumerate(DIGITS.split())}
 BLOCK = 1_024  # samples in a chunk, as Home Assistant's satellites send them
 
 
@@ -55,6 +54,7 @@ class Recognition:
         return await transcribe(samples, language, self._models, hearing_settings(Config()))
 
     async def converse(self, text: str, language: str | None, *, device: str | None, area: str | None) -> Conversation:
+        """Nothing."""
         return Conversation(handled=False)
 
     async def synthesise(self, text: str, language: str | None) -> Spoken:
