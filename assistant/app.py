@@ -13,13 +13,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import platformdirs
+import soxr
 from ulid import ULID
 
 from assistant import __version__, registry
 from assistant.answering import answer_question, answer_rule, span_of_clip
+from assistant.arbitration import Arbiter
+from assistant.attention import Attention, Wake
 from assistant.audio.address import kind_of
+from assistant.commanding import RoomCommands, Turns
+from assistant.config import shipped
 from assistant.ears import Ear
-from assistant.errors import AssistantError, VoiceError
+from assistant.echo import Echo
+from assistant.errors import AssistantError, ModelError, VoiceError
 from assistant.events import (
     SAMPLE_RATE,
     Action,
@@ -47,7 +53,10 @@ from assistant.events import (
     iso,
     without_words,
 )
+from assistant.grammar import language_of
+from assistant.handling import Handler
 from assistant.health import Meter
+from assistant.intents import Intents
 from assistant.outputs.broker import answers_mqtt, embedded_broker
 from assistant.outputs.jsonl import readable
 from assistant.outputs.mqtt import MqttSettings
@@ -65,7 +74,9 @@ from assistant.wyoming_services import Speaker as WyomingSpeaker
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from assistant.audio.source import Source
     from assistant.config import Config
+    from assistant.models.wakeword import WakeWords
     from assistant.outputs.questions import Question
     from assistant.voices.voice import Spoken
 
@@ -142,7 +153,18 @@ class Daemon:
         self._alerts = frozenset(name for name, group in hearing.table.groups.items() if group.alert) | {TEST}
         self._voices = voices
         self._speakers = {room.id: speaker for room in rooms if (speaker := speaker_of(room)) is not None}
-        self._speaking = None if voices is None else Speaking(config.say, voices, self._speakers)
+        self._speaking = (
+            None
+            if voices is None
+            else Speaking(config.say, voices, self._speakers, began=self._began_saying, ended=self._ended_saying)
+        )
+        self._wake = config.speech.wake
+        self._hangover = round(config.speech.utterances.hangover * SAMPLE_RATE)
+        self._arbiter = Arbiter(alone=lambda: sum(ear.online for ear in self._ears) <= 1)
+        self._handler = Handler(
+            intents_of(config, rooms), tell=self._tell, say=self._say, transcripts=config.privacy.transcripts
+        )
+        self._wakeless = False  # wake words cannot be heard on this machine, which was told
         self._wyoming = wyoming_server(config, self) if config.wyoming.enabled else None
         self._drawing: set[asyncio.Task[None]] = set()
         self._asking: set[asyncio.Task[None]] = set()
@@ -278,7 +300,7 @@ class Daemon:
             if time.monotonic() - opened > BACKOFF[1]:
                 delay = BACKOFF[0]
             await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 (jitter, not a secret)
-            delay = min(2.0 * delay, BACKOFF[1])
+            delay = min(2.0 * delay, getattr(ear.source, "retry_within", BACKOFF[1]))
 
     async def _outputs_connected(self) -> None:
         """A recording can wait: let whoever subscribed see it from its beginning."""
@@ -318,6 +340,7 @@ class Daemon:
         source = open_source(ear.room, self._speed)
         ear.opened(source)
         hearing = replace(self._hearing, languages=ear.room.languages or self._hearing.languages)
+        ear.commands = self._commands(ear, source)
         ear.pipeline = Pipeline(
             source,
             self._models,
@@ -326,10 +349,62 @@ class Daemon:
             lambda level: self._measured(ear, level),
             inline=not ear.live and self._speed == 0,
             clocked=ear.live or (ear.room.recorded and self._speed == 1.0),
+            commands=ear.commands,
         )
         if self._switches is not None:
             ear.pipeline.be_sensitive(self._switches.sensitivity(ear.room.id))
-        await ear.pipeline.run(lambda: self._came(ear))
+        try:
+            await ear.pipeline.run(lambda: self._came(ear))
+        finally:
+            if ear.commands is not None:
+                ear.commands.close()
+
+    def _commands(self, ear: Ear, source: Source) -> RoomCommands | None:
+        """What makes commands of what is said there; None where nothing is recognised."""
+        if not self._hearing.recognise:
+            return None
+        room = ear.room
+        commands = RoomCommands(
+            room.id,
+            Attention(room.wake, self._wake, hangover=self._hangover),
+            None if room.wake is Wake.NONE else self._wake_words(),
+            self._arbiter,
+            understand=self._handler.understand,
+            handle=self._handler.handle,
+            hush=lambda: self._speaking is not None and self._speaking.hush(room.id),
+            turns=source if isinstance(source, Turns) else None,
+        )
+        if isinstance(source, Turns):
+            source.on_wake = commands.wake
+            self._speakers[room.id] = source
+        return commands
+
+    def _wake_words(self) -> WakeWords | None:
+        """Fresh detectors for one stream; None, told once, when this machine has none."""
+        try:
+            from assistant.models.wakeword import WakeWords  # noqa: PLC0415 (native code only where it is used)
+
+            return WakeWords(self._wake.words)
+        except (ModelError, ImportError) as error:
+            if not self._wakeless:
+                log.error("wake words are not heard: %s", error)  # noqa: TRY400 (a person reads this)
+            self._wakeless = True
+            return None
+
+    def _began_saying(self, room: str, text: str, speech: Spoken) -> None:
+        """A text is played in a room: what is heard there meanwhile is its echo."""
+        commands = self._commands_of(room)
+        if commands is not None:
+            heard = soxr.resample(speech.samples, speech.rate, SAMPLE_RATE).astype(np.float32)
+            commands.reply_began(text, Echo(heard))
+
+    def _ended_saying(self, room: str, say: Say) -> None:
+        commands = self._commands_of(room)
+        if commands is not None:
+            commands.reply_ended(follow_up=say.reply)
+
+    def _commands_of(self, room: str) -> RoomCommands | None:
+        return next((ear.commands for ear in self._ears if ear.room.id == room), None)
 
     def _came(self, ear: Ear) -> None:
         ear.online = ear.heard = True
@@ -456,7 +531,7 @@ class Daemon:
 
     async def converse(self, text: str, language: str | None, *, device: str | None, area: str | None) -> Conversation:
         """Do what a sentence says."""
-        return Conversation(handled=False)
+        return await self._handler.converse(text, language, area)
 
     async def synthesise(self, text: str, language: str | None) -> Spoken:
         """`text` as speech. Raises `VoiceError`."""
@@ -551,6 +626,8 @@ class Daemon:
         figures["rooms_online"] = sum(ear.online for ear in self._ears)
         figures["rooms_silent"] = sum(ear.silent for ear in self._ears)
         figures["rooms"] = len(self._ears)
+        figures["wake_words"] = sum(ear.woken() for ear in self._ears)
+        figures |= {f"commands_{key}": value for key, value in self._handler.health().items()}
         if self._models.llm is not None:
             figures |= {f"llm_{key}": value for key, value in self._models.llm.figures().items()}
             figures["rules_unanswered"] = self._rules.unanswered.total()
@@ -559,6 +636,17 @@ class Daemon:
             if part is not None:
                 figures |= {f"{name}_{key}": value for key, value in part.health().items()}
         return figures
+
+
+def intents_of(config: Config, rooms: Sequence[Room]) -> Intents:
+    """The commands that this house understands. Nothing is compiled yet."""
+    names = {room.id: tuple(name for name in (room.name, room.area) if name) for room in rooms}
+    return Intents(config.devices, names, _conversing(config), shipped("intents/ja.yaml").parent)
+
+
+def _conversing(config: Config) -> tuple[str, ...]:
+    """The household's languages that sentences are known for."""
+    return tuple(code for code in config.speech.languages if language_of(code)) or ("en",)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
@@ -590,6 +678,7 @@ def wyoming_server(config: Config, services: Services) -> WyomingServer:
         services,
         version=__version__,
         languages=languages,
+        conversing=_conversing(config),
         speakers=[WyomingSpeaker(f"kikimimi-{code}", (code,)) for code in languages] if config.say.enabled else (),
     )
 

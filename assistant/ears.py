@@ -28,6 +28,7 @@ class Ear:
     lost_before: float = 0.0  # seconds lost by earlier openings of the source
     utterances_before: int = 0  # utterances shed by earlier openings
     errors_before: int = 0  # errors of the models in earlier openings
+    woken_before: int = 0  # wake words of earlier openings
     heard: bool = False  # it was online at least once
     silent: bool = False  # its microphone gives nothing but digital silence
     failure: AssistantError | None = None  # why it is not heard
@@ -48,6 +49,10 @@ class Ear:
         """Windows and utterances lost to an exception of a model."""
         return self.errors_before + (self.pipeline.model_errors if self.pipeline is not None else 0)
 
+    def woken(self) -> int:
+        """Wake words heard."""
+        return self.woken_before + (self.commands.woken if self.commands is not None else 0)
+
     def opened(self, source: Source) -> None:
         """A new source: what the one before it lost stays counted."""
         self.lost_before, self.utterances_before, self.errors_before = (
@@ -55,5 +60,6 @@ class Ear:
             self.utterances_shed(),
             self.model_errors(),
         )
+        self.woken_before = self.woken()
         self.source, self.pipeline, self.commands = source, None, None
         self.silent = False

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 from ulid import ULID
 
 from assistant.channel import Channel
+from assistant.commanding import Addressed, RoomCommands
 from assistant.events import (
     SAMPLE_RATE,
     Chunk,
@@ -157,37 +158,6 @@ class HearingSettings:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Addressed:
-    """An utterance is meant for the house."""
-
-    start: int  # samples: where the command begins, after the wake word
-    claim: Claim  # on being the room that acts
-
-
-class Claim(Protocol):
-    """One room's claim on an utterance that others may have heard too."""
-
-    async def won(self) -> bool:
-        """Whether this room is the one that acts."""
-
-
-class Commands(Protocol):
-    """What makes commands of what is said in one room."""
-
-    def hear(self, chunk: Chunk, frames: Sequence[Frame], *, speaking: bool) -> None:
-        """Take what everything else took too. `speaking`: an utterance is in progress."""
-
-    def uttered(self, utterance: Utterance, began: float) -> Addressed | None:
-        """Whether a complete utterance, begun at `began` Unix seconds, is a command."""
-
-    async def understand(self, addressed: Addressed, event: Event) -> Event:
-        """The event of the utterance with its intent, if it has one."""
-
-    def answer(self, addressed: Addressed, event: Event | None) -> None:
-        """The event is out: do what it says, and tell who said it. None: no words were heard."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class _Pending:
     """An utterance on its way to the recogniser."""
 
@@ -220,7 +190,7 @@ class Pipeline:
         *,
         inline: bool,
         clocked: bool = False,
-        commands: Commands | None = None,
+        commands: RoomCommands | None = None,
     ) -> None:
         """`inline` recognises before the next chunk is read, so that two runs over a file give the same lines.
 

@@ -1,0 +1,154 @@
+"""What makes commands of what is said in one room: wake words, whose turn it is, which room acts, what was meant."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from assistant.events import Chunk, Cut, Event, Intent, Utterance
+
+if TYPE_CHECKING:
+    from assistant.arbitration import Arbiter, Claim
+    from assistant.attention import Address, Attention
+    from assistant.echo import Echo
+    from assistant.intents import NotUnderstood
+    from assistant.models.wakeword import WakeWords
+    from assistant.segment.activity import Frame
+    from assistant.voices.voice import Spoken
+
+log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Turns(Protocol):
+    """A source that wants to know whose turn it is: a satellite, which streams until it is told that it may stop."""
+
+    on_wake: Callable[[int, str], None]  # called with the position of a wake word that it heard itself
+
+    async def play(self, speech: Spoken) -> None:
+        """It is its room's loudspeaker too."""
+
+    def detected(self, name: str, position: int) -> None:
+        """A wake word was heard in what it streams."""
+
+    def voice_started(self, position: int) -> None:
+        """Somebody speaks."""
+
+    def voice_stopped(self, position: int) -> None:
+        """Nobody speaks any more."""
+
+    def turn_ended(self, text: str) -> None:
+        """What was said, or an empty text: listen for the next wake word."""
+
+
+@dataclass(slots=True, eq=False)
+class Addressed:
+    """An utterance that is meant for the house, on its way to an intent."""
+
+    address: Address
+    claim: Claim
+    meaning: Intent | NotUnderstood | None = None  # None: another room acts, or it was our own voice
+
+    @property
+    def start(self) -> int:
+        """Samples of the stream: where the command begins, after the wake word."""
+        return self.address.start
+
+
+class RoomCommands:
+    """The commands of one opening of one room's source. Positions are samples of its stream."""
+
+    def __init__(
+        self,
+        room: str,
+        attention: Attention,
+        wakewords: WakeWords | None,
+        arbiter: Arbiter,
+        *,
+        understand: Callable[[str, str | None, str], Awaitable[Intent | NotUnderstood]],
+        handle: Callable[[Event, Intent | NotUnderstood, Address], None],
+        hush: Callable[[], bool],
+        turns: Turns | None = None,
+    ) -> None:
+        """`understand` is given text, language and room; `handle` does what was meant; `hush` silences the room."""
+        self.attention = attention
+        self.woken = 0  # wake words heard
+        self._room = room
+        self._wakewords = wakewords
+        self._arbiter = arbiter
+        self._understand = understand
+        self._handle = handle
+        self._hush = hush
+        self._turns = turns
+        self._echo: Echo | None = None
+        self._speaking = False
+        self._position = 0
+
+    def hear(self, chunk: Chunk, frames: Sequence[Frame], *, speaking: bool) -> None:
+        """Take what everything else took too. `speaking`: an utterance is in progress."""
+        self._position = chunk.end
+        if self._wakewords is not None:
+            for woken in self._wakewords.feed(chunk, frames):
+                self.wake(woken.position, woken.word)
+                if self._turns is not None:
+                    self._turns.detected(woken.word, woken.position)
+        if self._echo is not None and self._echo.feed(chunk.samples):
+            log.info("%s: somebody speaks over the reply, which stops", self._room)
+            self._echo = None
+            self._hush()
+        if speaking is not self._speaking:
+            self._speaking = speaking
+            if self._turns is not None:
+                (self._turns.voice_started if speaking else self._turns.voice_stopped)(chunk.end)
+
+    def wake(self, position: int, word: str) -> None:
+        """A wake word ended at `position`: here, or in a satellite that listens for it itself."""
+        self.woken += 1
+        log.debug("%s: %s", self._room, word)
+        if self.attention.woken(position, word):
+            self._hush()
+
+    def uttered(self, utterance: Utterance, began: float) -> Addressed | None:
+        """Whether a complete utterance, begun at `began` Unix seconds, is a command."""
+        whole = utterance.cut is not Cut.CAP
+        address = self.attention.address(utterance.start, utterance.end, whole=whole)
+        if address is None:
+            return None
+        snr = utterance.level_dbfs - utterance.floor_dbfs
+        return Addressed(address, self._arbiter.claim(self._room, utterance, began, snr))
+
+    async def understand(self, addressed: Addressed, event: Event) -> Event:
+        """The event of the utterance with its intent, if it has one and this room is the one that acts."""
+        text = event.text or ""
+        if self.attention.echoes(text, addressed.address):
+            log.debug("%s: that was our own voice", self._room)
+            return event
+        if not await addressed.claim.won():
+            log.debug("%s: another room heard it better", self._room)
+            return event
+        addressed.meaning = await self._understand(text, event.language, self._room)
+        return replace(event, intent=addressed.meaning) if isinstance(addressed.meaning, Intent) else event
+
+    def answer(self, addressed: Addressed, event: Event | None) -> None:
+        """The event is out: do what it says, and tell a satellite that its turn is over."""
+        if self._turns is not None:
+            self._turns.turn_ended((event.text if event is not None else None) or "")
+        if event is not None and addressed.meaning is not None:
+            self._handle(event, addressed.meaning, addressed.address)
+
+    def reply_began(self, text: str, echo: Echo | None) -> None:
+        """A text is played in this room from now on."""
+        self.attention.reply_began(self._position, text)
+        self._echo = echo
+
+    def reply_ended(self, *, follow_up: bool) -> None:
+        """It was played, or silenced."""
+        self.attention.reply_ended(self._position, follow_up=follow_up)
+        self._echo = None
+
+    def close(self) -> None:
+        """Free the models."""
+        if self._wakewords is not None:
+            self._wakewords.close()

@@ -1,0 +1,188 @@
+"""Sentences of one language: those of home-assistant-intents (CC-BY-4.0) and our own, compiled for hassil.
+
+`config/intents/<language>.yaml` holds our own in hassil's format, merged over the package's, and with it how people talk:
+`before` and `after` list what may stand around a command, `replace` what is written in several ways.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import unicodedata
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import yaml
+
+from assistant.errors import AssistantError
+
+if TYPE_CHECKING:
+    from hassil import Intents
+    from hassil.intents import SlotList
+    from hassil.recognize import RecognizeResult
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+LONGEST: Final = 120  # characters of a command; what is longer is talk, and slow to compare
+MOST_RESULTS: Final = 200
+_STANDING: Final = {"zh": "zh-CN", "zh-hans": "zh-CN", "zh-hant": "zh-TW", "yue": "zh-HK", "no": "nb", "sr": "sr"}
+_COUNTERS: Final = "(?=パーセント|%|度|割|段|半)"
+_NUMERALS: Final = re.compile(f"[〇零一二三四五六七八九十百两]+{_COUNTERS}|(?<=百分之)[零一二三四五六七八九十百两]+")
+_DIGITS: Final = {sign: value for value, sign in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2}
+
+
+def language_of(code: str) -> str | None:
+    """The language of the package that serves `code` (case does not count; a prefix will do); None: there is none."""
+    from home_assistant_intents import get_languages  # noqa: PLC0415 (takes time; only where commands are understood)
+
+    there = {language.casefold(): language for language in sorted(get_languages())}
+    wanted = code.strip().casefold().replace("_", "-")
+    while wanted:
+        if wanted in there:
+            return there[wanted]
+        if wanted in _STANDING:
+            return _STANDING[wanted]
+        longer = [language for known, language in there.items() if known.startswith(f"{wanted}-")]
+        if longer:
+            return longer[0]
+        wanted = wanted.rpartition("-")[0]
+    return None
+
+
+def number_of(numeral: str) -> int:
+    """A Chinese or Japanese numeral below 1000."""
+    total, digit = 0, None
+    for sign in numeral:
+        if sign in _DIGITS:
+            digit = _DIGITS[sign] if digit is None else digit * 10 + _DIGITS[sign]
+        else:
+            total += (1 if digit is None else digit) * {"十": 10, "百": 100}[sign]
+            digit = None
+    return total + (digit or 0)
+
+
+class Grammar:
+    """One language, compiled."""
+
+    def __init__(self, language: str, folder: Path | None = None) -> None:
+        """`language` is one that `language_of` gave; `folder` holds our own sentences. Takes 10 to 300 ms."""
+        from hassil import Intents  # noqa: PLC0415
+        from home_assistant_intents import get_intents  # noqa: PLC0415
+
+        began = time.perf_counter()
+        sentences = get_intents(language)
+        if sentences is None:
+            raise AssistantError(f"home-assistant-intents has no sentences for {language}")
+        own = _own(language, folder)
+        self.language = language
+        self._before = _around(own.get("before", ()), "^(?:{})+")
+        self._after = _around(own.get("after", ()), "(?:{})+$")
+        self._replace = [(re.compile(pattern), text) for pattern, text in own.get("replace", {}).items()]
+        self._intents: Intents = Intents.from_dict(_merged(sentences, own))
+        self._responses: Mapping[str, Mapping[str, str]] = _deep(
+            sentences.get("responses", {}).get("intents", {}), own.get("responses", {}).get("intents", {})
+        )
+        self.seconds = time.perf_counter() - began
+
+    def plain(self, text: str) -> str:
+        """What a recogniser wrote, without what does not change its meaning."""
+        text = unicodedata.normalize("NFKC", text).replace("’", "'").strip()
+        text = re.sub(r"(?<=\d),(?=\d)", ".", text)
+        text = re.sub(r"[.。](?!\d)|[!?,、;:…\"“”„«»¿¡()「」『』]", " ", text)
+        text = re.sub(r"\s+(?=%)", "", re.sub(r"(?<=\d)\s*°\s*[CcFf]\b", "°", text))
+        text = _NUMERALS.sub(lambda found: str(number_of(found[0])), " ".join(text.split()))
+        text = re.sub(r"百分之(\d+)", r"\1%", text)
+        for pattern, replacement in self._replace:
+            text = pattern.sub(replacement, text)
+        for pattern in (self._before, self._after):
+            if pattern is not None:
+                text = pattern.sub("", text).strip()
+        return text
+
+    def results(self, text: str, slots: dict[str, SlotList], context: Mapping[str, Any]) -> list[RecognizeResult]:
+        """All readings of a plain text, the best first: the longest name, then fewest free words, most words matched."""
+        from itertools import islice  # noqa: PLC0415
+
+        from hassil.recognize import recognize_all  # noqa: PLC0415
+
+        found = recognize_all(
+            text, self._intents, slot_lists=slots, intent_context=dict(context), language=self.language.split("-")[0]
+        )
+        return sorted(islice(found, MOST_RESULTS), key=_rank)
+
+    def reply(self, intent: str, response: str | None, values: Mapping[str, Any]) -> str:
+        """The package's or our own answer; empty when there is none or it would say something wrong."""
+        source = self._responses.get(intent, {}).get(response or "default", "")
+        if not source:
+            return ""
+        try:
+            text = _environment().from_string(source).render(values)
+        except Exception:  # whatever a response makes of values it was not written for
+            return ""
+        text = " ".join(text.split())
+        return "" if re.search(r"\bNone\b", text) else text
+
+
+def _rank(result: RecognizeResult) -> tuple[int, int, int, int, str]:
+    name = result.entities.get("name")
+    free = [entity for entity in result.entities_list if entity.is_wildcard]
+    return (
+        -len(name.text) if name is not None and not name.is_wildcard else 0,
+        len(free),
+        -result.text_chunks_matched,
+        sum(len(entity.text or "") for entity in free),
+        result.intent.name,
+    )
+
+
+_ENVIRONMENT: list[ImmutableSandboxedEnvironment] = []
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    from jinja2 import StrictUndefined  # noqa: PLC0415
+    from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415
+
+    if not _ENVIRONMENT:
+        _ENVIRONMENT.append(ImmutableSandboxedEnvironment(undefined=StrictUndefined))
+    return _ENVIRONMENT[0]
+
+
+def _own(language: str, folder: Path | None) -> dict[str, Any]:
+    if folder is None or not (file := folder / f"{language}.yaml").is_file():
+        return {}
+    try:
+        read = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeError, yaml.YAMLError) as error:
+        raise AssistantError(f"{file}: {str(error).splitlines()[0]}; remedy: install kikimimi again") from error
+    return read if isinstance(read, dict) else {}
+
+
+def _around(words: Iterable[str], pattern: str) -> re.Pattern[str] | None:
+    """What may stand before or after a command; words of letters with spaces between end where a word does."""
+    edges = "|".join(
+        rf"\b{word}\b\s*" if word.isascii() or word[0].isascii() else rf"{word}\s*" for word in sorted(words, key=len)[::-1]
+    )
+    return re.compile(pattern.format(rf"\s*(?:{edges})"), re.IGNORECASE) if edges else None
+
+
+def _deep(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    both = dict(below)
+    for name, value in above.items():
+        old = both.get(name)
+        both[name] = _deep(old, value) if isinstance(value, Mapping) and isinstance(old, Mapping) else value
+    return both
+
+
+def _merged(package: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The package's sentences with ours added; our lists and rules replace those of the same name."""
+    merged = {
+        "language": package["language"],
+        "settings": {**package.get("settings", {}), **own.get("settings", {})},
+        "skip_words": [*package.get("skip_words", ()), *own.get("skip_words", ())],
+        "lists": {**package.get("lists", {}), **own.get("lists", {})},
+        "expansion_rules": {**package.get("expansion_rules", {}), **own.get("expansion_rules", {})},
+        "intents": {name: {"data": list(body["data"])} for name, body in package["intents"].items()},
+    }
+    for name, body in own.get("intents", {}).items():
+        merged["intents"].setdefault(name, {"data": []})["data"] += body["data"]
+    return merged
