@@ -1,12 +1,13 @@
 """Whether somebody speaks over a reply: what a microphone hears beyond the echo of what is being played.
 
-Pure: samples in, a verdict out. The reply is known, so its echo can be predicted: per band of the speech range, how loud
-the microphone becomes for how loud the reply is (the coupling, learnt during the reply's first second), after a delay found
-by correlating the two envelopes, with a tail for the room's reverberation. Barge-in is what exceeds both that and the
-room's noise in several bands for long enough. A microphone that cancels the echo by itself has a small coupling,
-and everything that is heard is somebody.
+Pure: samples in, a verdict out. The reply is known, so its echo can be predicted: per band of the speech range, how
+loud the microphone becomes for how loud the reply is (the coupling, learnt during the reply's first second), after a
+delay found by correlating the two envelopes, with a tail for the room's reverberation. Barge-in is what exceeds both
+that and the room's noise in several bands for long enough. A microphone that cancels the echo by itself has a small
+coupling, and everything that is heard is somebody.
 
-When in doubt the reply goes on: there is no verdict before the coupling is known, and a voice well below the echo is missed.
+When in doubt the reply goes on: there is no verdict before the coupling is known, and a voice well below the echo is
+missed.
 """
 
 from __future__ import annotations
@@ -114,8 +115,9 @@ class Echo:
         return found
 
     def _expected(self, hops: NDArray[np.intp]) -> Levels:
-        """What of the reference may be heard then, in its own decibels: around the delay, or at any of the possible ones,
-        and with the tail of what came before.
+        """What of the reference may be heard then, in its own decibels, with the tail of what came before.
+
+        Around the delay, or at any of the possible ones while it is unknown.
         """
         near = range(self.delay - 2, self.delay + 3) if self.delay is not None else range(DELAYS + 1)
         last = max(near)

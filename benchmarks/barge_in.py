@@ -3,7 +3,7 @@
 python benchmarks/barge_in.py [--rounds 24]
 """
 
-# ruff: noqa: ANN001, ANN202, D103 (a bench)
+# ruff: noqa: ANN001, ANN201, ANN202, D103 (a bench)
 from __future__ import annotations
 
 import argparse
@@ -37,7 +37,7 @@ def room(random: np.random.Generator, rt60: float) -> np.ndarray:
     return tail
 
 
-def mixed(random, reply, talker, echo_db, talker_db, noise_db, rt60, delay, at):
+def mixed(random, reply, talker, *, echo_db, talker_db, noise_db, rt60, delay, at):
     echo = np.convolve(reply, room(random, rt60)) if echo_db is not None else np.zeros(len(reply))
     mic = np.zeros(len(reply) + int(16000 * 1.5))
     start = int(delay * 16000)
@@ -102,9 +102,9 @@ def main() -> None:
                 random,
                 reply,
                 talker,
-                echo_db,
-                talker_db,
-                -60,
+                echo_db=echo_db,
+                talker_db=talker_db,
+                noise_db=-60,
                 rt60=random.uniform(0.1, 0.6),
                 delay=random.uniform(0, 0.5),
                 at=at,
