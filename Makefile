@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet
 export PYTHONWARNINGS =
 
-.PHONY: demo run test check fix bench clean
+.PHONY: demo run test test-ha check fix bench clean
 
 demo: .venv/core
 	@.venv/bin/kikimimi demo
@@ -16,6 +16,11 @@ run: .venv/core
 
 test: .venv/all check
 	@.venv/bin/pytest
+
+# A real Home Assistant in $HA_ROOT (see tests/ha/home-assistant; needs root). KIKIMIMI_AUDIO: a folder with real recordings.
+test-ha: .venv/all
+	@bash tests/ha/home-assistant setup
+	@.venv/bin/pytest -s tests/ha/home_assistant.py
 
 check: .venv/all
 	@.venv/bin/ruff check .
