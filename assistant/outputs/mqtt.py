@@ -22,6 +22,7 @@ from assistant.errors import ConfigurationError
 from assistant.events import Command, Fact, LevelMeasured, Pictured, Publish
 from assistant.outputs.announce import Announcer
 from assistant.outputs.commands import Commands
+from assistant.outputs.hermes import hermes_messages
 from assistant.outputs.homeassistant import HomeAssistantSettings
 from assistant.outputs.mqtt_client import (
     PROTOCOL_NAMES,
@@ -114,7 +115,11 @@ class Mqtt:
         """Take a fact or a rule's message. Never blocks; the oldest waiting message is shed when the inbox is full."""
         if isinstance(item, LevelMeasured | Pictured) and not self._live:
             return  # it would be stale, and would push out an event
-        for message in self._house.messages(item, self._clock()):
+        now = self._clock()
+        messages = self._house.messages(item, now)
+        if self.settings.hermes:
+            messages += hermes_messages(item, now, transcripts=self.home.transcripts)
+        for message in messages:
             if self._live or not message.state:
                 self._inbox.offer(message)
 

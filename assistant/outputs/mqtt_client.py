@@ -91,6 +91,10 @@ class MqttSettings(Settings):
     tls: TlsSettings | None = None
     client_id: str | None = Field(default=None, max_length=128, description="unique on the broker; default kikimimi-…")
     base_topic: str = Field(default="kikimimi", pattern=r"^[^+#\x00/$][^+#\x00/]*(/[^+#\x00/]+)*$")
+    hermes: bool = Field(
+        default=False,
+        description="also tell what was said and meant on Rhasspy's topics: hermes/asr/textCaptured, hermes/intent/…",
+    )
     keepalive: int = Field(default=30, ge=5, le=3600, description="seconds")
 
     @model_validator(mode="before")
