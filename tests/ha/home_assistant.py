@@ -34,6 +34,7 @@ import yaml
 from house import Broker, Daemon, HomeAssistant, Listener, Microphones, free_port, retained, wait
 
 from assistant.events import SAMPLE_RATE, Samples
+from assistant.outputs.mqtt import STABLE_AFTER
 from assistant.synthesis import scaled, t3
 
 pytestmark = pytest.mark.timeout(600)
@@ -357,8 +358,7 @@ def test_switch_select_button_and_notify_act(house: House) -> None:
     wait(lambda: len(topics("fired/alarm_heard")) > fired, 10, "the blueprint reacts to the test")
     house.service("notify.send_message", "notify.kikimimi_say", message="Dinner is ready.")
     wait(lambda: b"Dinner is ready." in topics("kikimimi/say"), 5, "the text")
-    log = house.daemon.log.read_text()
-    assert "refused" not in log
+    assert "is refused" not in house.daemon.log.read_text()
     house.service("select.select_option", "select.kitchen_sensitivity", option="balanced")
     wait(lambda: house.state("select.kitchen_sensitivity") == "balanced", 5, "the choice")
 
@@ -423,11 +423,26 @@ def distance(want: list[str], got: list[str]) -> tuple[int, int]:
     return row[-1], len(want)
 
 
+def complaints(house: House) -> list[str]:
+    """What Home Assistant logged of what we send. It has complaints of its own: there is no FFmpeg, for example."""
+    about = r"kikimimi|mqtt|blueprint|automation|template|wyoming|notify|mobile_app|event|sensor|image"
+    said = [line for line in house.assistant.log().splitlines() if re.search(r" (WARNING|ERROR|CRITICAL) ", line)]
+    return [line for line in said if re.search(about, line, re.IGNORECASE)]
+
+
+def test_the_log_has_no_word_about_us(house: House) -> None:
+    assert complaints(house) == []
+
+
 # restarts
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(("assistant", "broker", "daemon"))), ids="-".join)
 def test_states_are_right_soon_after_each_restart(house: House, order: tuple[str, ...]) -> None:
+    wait(lambda: house.microphones.quiet, 60, "all has been played")
+    time.sleep(5.0)  # what was played last may begin to be heard
+    lasting = {(f"binary_sensor.{room}_{kind}", "on") for room in ROOMS for kind in groups()}
+    wait(lambda: not lasting & set(house.states().items()), 60, "no sound lasts")
     for number, what in enumerate(order):
         choice = ("fewer false alarms", "miss nothing", "balanced")[number]
         went = {"assistant": assistant_again, "broker": broker_again, "daemon": daemon_again}[what]
@@ -438,7 +453,7 @@ def test_states_are_right_soon_after_each_restart(house: House, order: tuple[str
         except AssertionError as error:
             pytest.fail(f"{what}: {error}: {wrong(house, want)[:6]}")
         took = time.monotonic() - began
-        print(f"\n{'-'.join(order)}: states right {took:.2f} s after the start of the {what}")
+        print(f"\n{'-'.join(order)}: states right {took:.2f} s after the return of the {what}")
         assert took < RIGHT_WITHIN, what
 
 
@@ -451,12 +466,24 @@ def assistant_again(house: House, choice: str) -> float:
 
 
 def broker_again(house: House, choice: str) -> float:
-    """The broker forgets everything; counted from when it listens."""
+    """The broker forgets everything; counted from when Home Assistant, which tries each 10 s, is there again."""
     choose(house, choice)
+    time.sleep(STABLE_AFTER + 1.0)  # a daemon that has just lost a connection waits longer before it tries again
+    told = len(house.listener.payloads("kikimimi/status"))
     house.broker.stop()
+    wait(lambda: house.state("binary_sensor.kikimimi_service") == "unavailable", 5, "Home Assistant has noticed")
     time.sleep(1.0)
     house.broker.start()
-    return time.monotonic()
+    listening = time.monotonic()
+    wait(lambda: len(house.listener.payloads("kikimimi/status")) > told, 10, "the daemon is there")
+    took = time.monotonic() - listening
+    print(f"\nthe daemon has told a new broker everything after {took:.2f} s")
+    assert took < RIGHT_WITHIN
+    # no topic but the connection itself decides whether this one is available
+    wait(lambda: house.state("binary_sensor.kikimimi_service") != "unavailable", 15, "Home Assistant is there")
+    back = time.monotonic()
+    print(f"Home Assistant is there after {back - listening:.2f} s")
+    return back
 
 
 def daemon_again(house: House, choice: str) -> float:
@@ -494,17 +521,9 @@ def test_a_removed_room_and_sound_leave_nothing(house: House) -> None:
     assert not [topic for topic, payload in kept.items() if "config" in topic and b"dog_bark" in payload]
 
 
-def test_the_log_has_no_word_about_us(house: House) -> None:
-    said = [line for line in house.assistant.log().splitlines() if re.search(r"\b(WARNING|ERROR|CRITICAL)\b", line)]
-    # the broker was killed, and what Home Assistant has of its own on this machine
-    ours = [
-        line
-        for line in said
-        if re.search(r"kikimimi|mqtt|blueprint|automation|template|wyoming|notify|mobile_app", line, re.IGNORECASE)
-        and not re.search(r"Error returned from MQTT server|Disconnected from MQTT|Failed to connect to MQTT", line)
-    ]
-    print(f"\n{len(said)} warnings in all")
-    assert ours == []
+def test_the_log_has_no_word_about_us_in_the_end(house: House) -> None:
+    lost = r"Error returned from MQTT server|The client is not currently connected|Failed to connect to MQTT"
+    assert [line for line in complaints(house) if not re.search(lost, line)] == []  # the broker was killed often
 
 
 def test_purge_leaves_nothing(house: House) -> None:

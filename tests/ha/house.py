@@ -58,7 +58,11 @@ class Broker:
         path.write_text("\n".join([*user, f"listener {self.port} 127.0.0.1", "allow_anonymous true", ""]))
         with (self.folder / "mosquitto.log").open("ab") as out:
             self._process = subprocess.Popen([self.program, "-c", str(path)], stdout=out, stderr=out)
-        wait(lambda: not socket.socket().connect_ex(("127.0.0.1", self.port)), 10, "Mosquitto listens")
+        wait(self._listens, 10, "Mosquitto listens")
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def stop(self) -> None:
         if self._process is not None:
@@ -128,6 +132,11 @@ class Microphones:
         """Put a sound into the room; it is heard piece by piece from now on."""
         queue = self._playing.setdefault(room, deque())
         queue.extend(samples[at : at + PIECE] for at in range(0, len(samples), PIECE))
+
+    @property
+    def quiet(self) -> bool:
+        """Whether all that was played has been heard."""
+        return not any(self._playing.values())
 
     def stop(self) -> None:
         self._server.shutdown()
