@@ -1,38 +1,33 @@
 """One peer of the Wyoming server: its events in, ours out.
 
-The `wyoming` package reads whatever length an event claims and takes a broken line for the end of the connection, so
-events are read here, within limits; they are written by the package. What takes long runs beside the reading, so that
-`describe` and `ping` are answered meanwhile.
+Events are read by `wyoming_events`, within limits, and written by the `wyoming` package. What takes long runs beside the
+reading, so that `describe` and `ping` are answered meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-import soxr
 from numpy.typing import NDArray
 from wyoming.event import Event, async_write_event
 
 from assistant.audio.source import Converter, SourceStats
 from assistant.errors import AssistantError
 from assistant.events import SAMPLE_RATE, Samples, frozen, seconds
-from assistant.voices.voice import Spoken
+from assistant.wyoming_events import Refusal, decoded, event_of, form_of, pcm_of, text_of
 from assistant.wyoming_services import Desk
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-RATES = (4_000, 192_000)  # Hz
-CHANNELS = 8
 PIECE = 65_536  # bytes of audio converted at once, so that one peer does not hold up the others
 OUT = 2_048  # samples of speech in one event
 JOBS = 8  # requests of one peer that wait
@@ -41,14 +36,6 @@ LONGEST = 20_000  # characters of all that is to be said for one request
 
 _LANGUAGE = re.compile(r"([A-Za-z]{2,3})(?:[-_][A-Za-z0-9]{1,8})*")
 _ENDS = re.compile(r"(?<=[.!?])\s+|(?<=[。！？\n])")
-
-
-class Refusal(Exception):  # noqa: N818 (it is how a connection ends)
-    """The peer did what cannot be answered: it is told, and the connection ends."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
 
 
 class Turn:
@@ -175,20 +162,7 @@ class Connection:
                 raise Refusal("oversized", f"an event's first line is over {limits.line} bytes") from None
         if not line.endswith(b"\n"):
             return None
-        event, data_length, payload_length = header(line)
-        if data_length > limits.data or payload_length > limits.payload:
-            raise Refusal("oversized", f"an event claims {data_length} bytes of data and {payload_length} of audio")
-        try:
-            async with asyncio.timeout(limits.body):
-                data = await self.reader.readexactly(data_length)
-                event.payload = await self.reader.readexactly(payload_length) or None
-        except TimeoutError:
-            raise Refusal("timeouts", f"the rest of an event did not come within {limits.body:.0f} s") from None
-        except asyncio.IncompleteReadError:
-            raise Refusal("broken_off", "went in the middle of an event") from None
-        if data:
-            event.data.update(json_object(data))
-        return event
+        return await event_of(line, self.reader, data=limits.data, payload=limits.payload, patience=limits.body)
 
     async def _send(self, *events: Event) -> None:
         async with asyncio.timeout(self.desk.limits.write), self._writing:
@@ -418,68 +392,6 @@ HANDLERS: dict[str, Handler] = {
     "synthesize-chunk": Connection._synthesize_chunk,
     "synthesize-stop": Connection._synthesize_stop,
 }
-
-
-def header(line: bytes) -> tuple[Event, int, int]:
-    """An event without its payload, and the lengths of its data and payload. Raises `Refusal`."""
-    fields = json_object(line)
-    kind, data = fields.get("type"), fields.get("data") or {}
-    lengths = [fields.get(key) or 0 for key in ("data_length", "payload_length")]
-    if not isinstance(kind, str) or not isinstance(data, dict):
-        raise Refusal("malformed", "an event without type, or with data that is no object")
-    if not all(type(length) is int and length >= 0 for length in lengths):
-        raise Refusal("malformed", f"{kind[:40]!r}: its lengths are no numbers")
-    return Event(kind, data), lengths[0], lengths[1]
-
-
-def json_object(raw: bytes) -> dict[str, Any]:
-    """Raises `Refusal` for anything but a JSON object."""
-    try:
-        value = json.loads(raw)
-    except (ValueError, RecursionError):
-        raise Refusal("malformed", "not JSON; is this a Wyoming client?") from None
-    if not isinstance(value, dict):
-        raise Refusal("malformed", "JSON, but no object")
-    return value
-
-
-def text_of(event: Event, key: str) -> str | None:
-    """A text of an event's data, if it is there. Raises `Refusal`."""
-    value = event.data.get(key)
-    if value is not None and not isinstance(value, str):
-        raise Refusal("malformed", f"{event.type}: {key} is no text")
-    return value
-
-
-def form_of(event: Event) -> tuple[int, int, int]:
-    """Rate in Hz, bytes of a sample and channels. Raises `Refusal` for what cannot be heard."""
-    rate, width, channels = (event.data.get(key) for key in ("rate", "width", "channels"))
-    if not (type(rate) is int and type(width) is int and type(channels) is int):
-        raise Refusal("bad_format", f"{event.type}: rate, width and channels must be whole numbers")
-    if not (RATES[0] <= rate <= RATES[1] and 1 <= width <= 4 and 1 <= channels <= CHANNELS):
-        raise Refusal(
-            "bad_format",
-            f"{event.type}: {rate} Hz, {width} bytes, {channels} channels; wanted are {RATES[0]} to {RATES[1]} Hz, "
-            f"1 to 4 bytes, 1 to {CHANNELS} channels",
-        )
-    return rate, width, channels
-
-
-def decoded(data: bytes, width: int) -> Samples:
-    """Little-endian PCM as numbers from -1 to 1; 8 bits are unsigned, as in WAV files."""
-    if width == 1:
-        return (np.frombuffer(data, np.uint8).astype(np.float32) - 128.0) / np.float32(128)
-    if width == 3:
-        wide = np.zeros((len(data) // 3, 4), np.uint8)
-        wide[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
-        data, width = wide.tobytes(), 4
-    return np.frombuffer(data, f"<i{width}").astype(np.float32) / np.float32(2 ** (8 * width - 1))
-
-
-def pcm_of(spoken: Spoken, rate: int) -> NDArray[np.int16]:
-    """Speech as 16-bit samples at `rate`."""
-    samples = spoken.samples if spoken.rate == rate else soxr.resample(spoken.samples, spoken.rate, rate)
-    return np.clip(np.rint(samples * 32_767), -32_768, 32_767).astype("<i2")
 
 
 def sentences(text: str, least: int) -> tuple[Sequence[str], str]:
