@@ -244,17 +244,28 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
         yield show
 
 
-def broker_of(url: str) -> MqttSettings:
-    """The broker that `--mqtt` names. Raises `ConfigurationError`, without the password that the URL may hold."""
+def broker_of(url: str, settings: MqttSettings) -> MqttSettings:
+    """`settings` with the broker that `--mqtt` names: its host, port and TLS, and its login if the URL has one.
+
+    Raises `ConfigurationError`, without the password that the URL may hold.
+    """
     from pydantic import ValidationError  # noqa: PLC0415
 
     from assistant.outputs.mqtt import MqttSettings  # noqa: PLC0415
 
     try:
-        return MqttSettings(url=url)
+        named = MqttSettings(url=url)
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise ConfigurationError(f"--mqtt: {reason}") from None
+    changed: dict[str, object] = {"url": named.url, "host": named.host, "port": named.port, "tls": named.tls}
+    if named.tls is not None and settings.tls is not None:
+        changed["tls"] = settings.tls  # its authorities
+    if named.username is not None and named.username != settings.username:
+        changed |= {"username": named.username, "password": named.password, "password_file": None}
+    elif named.password is not None:
+        changed |= {"password": named.password, "password_file": None}
+    return settings.model_copy(update=changed)
 
 
 def run_daemon(arguments: argparse.Namespace) -> int:
@@ -265,7 +276,7 @@ def run_daemon(arguments: argparse.Namespace) -> int:
     config = load_configuration(arguments)
     check_profile(config)
     rooms = startup.rooms_of(config, arguments.source)
-    mqtt = broker_of(arguments.mqtt) if arguments.mqtt is not None else None
+    mqtt = broker_of(arguments.mqtt, config.mqtt) if arguments.mqtt is not None else None
     with progress_bars() as progress:
         files = startup.fetch_models(config, progress)
 
@@ -418,7 +429,7 @@ def purge_broker(arguments: argparse.Namespace) -> int:
     from assistant import purging, startup  # noqa: PLC0415
 
     config = load_configuration(arguments)
-    broker = config.mqtt if arguments.mqtt is None else broker_of(arguments.mqtt)
+    broker = config.mqtt if arguments.mqtt is None else broker_of(arguments.mqtt, config.mqtt)
     if arguments.json and not arguments.yes:
         raise ConfigurationError("--json cannot ask; remedy: add --yes")
     plan = asyncio.run(purging.find(broker, config.homeassistant.prefix, startup.install_id(), config.rooms))

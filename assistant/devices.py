@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -118,7 +118,9 @@ class DeviceSettings(Settings):
     name: str = Field(min_length=1, max_length=100, description="what people call it, in any script")
     aliases: tuple[str, ...] = Field(default=(), description="other names, in any language")
     area: str | None = Field(
-        default=None, min_length=1, description="where it is: a room's id, name or area, or a place without a microphone"
+        default=None,
+        min_length=1,
+        description="where it is: a room's id, name or area, or a place without a microphone",
     )
     domain: Domain | None = Field(default=None, description="what kind of thing it is, as Home Assistant names it")
     device_class: str | None = Field(
@@ -228,7 +230,8 @@ class Device:
         self.rooms = frozenset(places.rooms_of(settings.area)) if settings.area is not None else frozenset()
         self._told: dict[str, tuple[str, Template]] = {}
         defaults = DEFAULTS.get(settings.domain or "", {}) if settings.topic is not None else {}
-        for action, payload in {**defaults, **settings.payloads}.items():
+        payloads: dict[Any, str | PayloadSettings | None] = {**defaults, **settings.payloads}
+        for action, payload in payloads.items():
             if payload is None:
                 continue
             topic, source = (

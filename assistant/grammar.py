@@ -1,6 +1,6 @@
 """Sentences of one language: those of home-assistant-intents (CC-BY-4.0) and our own, compiled for hassil.
 
-`config/intents/<language>.yaml` holds our own in hassil's format, merged over the package's, and with it how people talk:
+`config/intents/<language>.yaml` holds our own in hassil's format, merged over the package's, and how people talk:
 `before` and `after` list what may stand around a command, `replace` what is written in several ways.
 """
 
@@ -94,13 +94,13 @@ class Grammar:
         text = re.sub(r"百分之(\d+)", r"\1%", text)
         for pattern, replacement in self._replace:
             text = pattern.sub(replacement, text)
-        for pattern in (self._before, self._after):
-            if pattern is not None:
-                text = pattern.sub("", text).strip()
+        for edge in (self._before, self._after):
+            if edge is not None:
+                text = edge.sub("", text).strip()
         return text
 
     def results(self, text: str, slots: dict[str, SlotList], context: Mapping[str, Any]) -> list[RecognizeResult]:
-        """All readings of a plain text, the best first: the longest name, then fewest free words, most words matched."""
+        """All readings of a plain text, best first: the longest name, then fewest free words, most words matched."""
         from itertools import islice  # noqa: PLC0415
 
         from hassil.recognize import recognize_all  # noqa: PLC0415
@@ -160,7 +160,8 @@ def _own(language: str, folder: Path | None) -> dict[str, Any]:
 def _around(words: Iterable[str], pattern: str) -> re.Pattern[str] | None:
     """What may stand before or after a command; words of letters with spaces between end where a word does."""
     edges = "|".join(
-        rf"\b{word}\b\s*" if word.isascii() or word[0].isascii() else rf"{word}\s*" for word in sorted(words, key=len)[::-1]
+        rf"\b{word}\b\s*" if word.isascii() or word[0].isascii() else rf"{word}\s*"
+        for word in sorted(words, key=len)[::-1]
     )
     return re.compile(pattern.format(rf"\s*(?:{edges})"), re.IGNORECASE) if edges else None
 

@@ -115,8 +115,10 @@ class Intents:
         languages: Sequence[str],
         folder: Path | None = None,
     ) -> None:
-        """`rooms`: other names (its name, its area) of each room by id; `languages`: tried in this order when a text's
-        own is not known; `folder`: our own sentences (`config/intents`). Nothing is compiled yet.
+        """Nothing is compiled yet.
+
+        `rooms`: other names (its name, its area) of each room by id; `languages`: tried in this order when a text's
+        own is not known; `folder`: our own sentences (`config/intents`).
 
         Raises `ConfigurationError` if no sentences exist for a language.
         """
@@ -240,7 +242,7 @@ class Intents:
         rooms = frozenset(self._places.rooms_of(str(area.value))) if area is not None else None
         acts = self._acts(name, values)
         targets: list[Device] = []
-        if acts is not None or "name" in entities and not entities["name"].is_wildcard:
+        if acts is not None or ("name" in entities and not entities["name"].is_wildcard):
             targets = self._targets(name, results, values, rooms, said=said, heard=heard)
         if "name" in entities and targets and not entities["name"].is_wildcard:
             values["name"] = targets[0].settings.name
@@ -354,7 +356,10 @@ class Intents:
         self, best: RecognizeResult, values: Mapping[str, Any], targets: Sequence[Device], now: datetime | None
     ) -> dict[str, Any]:
         """What a response may name."""
-        slots = {slot: (best.entities[slot].text or value) if slot in best.entities else value for slot, value in values.items()}
+        slots = {
+            slot: (best.entities[slot].text or value) if slot in best.entities else value
+            for slot, value in values.items()
+        }
         slots = {slot: text.strip() if isinstance(text, str) else text for slot, text in slots.items()}
         if "name" in values and targets:
             slots["name"] = targets[0].settings.name
@@ -394,7 +399,7 @@ class Intents:
         slot = dict(_ACTS.get(target.intent, ())).get(target.action)
         if value is not None and slot is not None:
             slots[slot] = value
-        return Intent(target.intent, slots, "model", language.split("-")[0], (message,))
+        return Intent(target.intent, slots, "model", language.split("-", maxsplit=1)[0], (message,))
 
     def plain(self, text: str, language: str) -> str:
         """The text as the grammar of `language` compares it."""

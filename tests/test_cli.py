@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from assistant.cli import file_bar, parse
+from assistant.cli import broker_of, file_bar, parse
+from assistant.errors import ConfigurationError
+from assistant.outputs.mqtt import MqttSettings
 
 KIKIMIMI = [sys.executable, "-c", "from assistant.cli import main; raise SystemExit(main())"]
 
@@ -181,3 +183,41 @@ def test_two_signals_together_stop_in_order_and_a_later_one_at_once() -> None:
     rest, _ = process.communicate(timeout=10)
     assert rest == ""
     assert process.returncode == 128 + signal.SIGINT
+
+
+class TestBrokerOf:
+    """`--mqtt` names another broker; what the configuration says besides stays."""
+
+    SETTINGS = MqttSettings(
+        host="old", username="house", password="secret", base_topic="home/ears", keepalive=60, client_id="ears"
+    )
+
+    def test_topic_and_login_of_the_configuration_stay(self):
+        broker = broker_of("mqtt://new:1884", self.SETTINGS)
+        assert (broker.address, broker.tls) == ("new:1884", None)
+        assert (broker.base_topic, broker.keepalive, broker.client_id) == ("home/ears", 60, "ears")
+        assert broker.username == "house"
+        assert broker.password is not None
+        assert broker.password.get_secret_value() == "secret"
+
+    def test_another_user_does_not_get_this_ones_password(self):
+        broker = broker_of("mqtts://guest@new", self.SETTINGS)
+        assert (broker.port, broker.username, broker.password) == (8883, "guest", None)
+        assert broker.tls is not None
+
+    def test_a_password_in_the_url_replaces_the_file(self, tmp_path):
+        settings = MqttSettings(host="old", username="house", password_file=tmp_path / "password")
+        broker = broker_of("mqtt://house:other@new", settings)
+        assert broker.password_file is None
+        assert broker.password is not None
+        assert broker.password.get_secret_value() == "other"
+
+    def test_own_authorities_stay_with_tls(self, tmp_path):
+        settings = MqttSettings.model_validate({"host": "old", "tls": {"ca": str(tmp_path / "ca.pem")}})
+        assert broker_of("mqtts://new", settings).tls == settings.tls
+        assert broker_of("mqtt://new", settings).tls is None
+
+    def test_a_wrong_url_does_not_tell_its_password(self):
+        with pytest.raises(ConfigurationError, match=r"--mqtt: url must read mqtt://") as refused:
+            broker_of("http://house:topsecret@new", self.SETTINGS)
+        assert "topsecret" not in str(refused.value)
