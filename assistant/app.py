@@ -278,7 +278,7 @@ class Daemon:
             await self._outputs_connected()
             if self._speed == 0 and self._models.llm is not None:
                 await self._models.llm.ready()  # else how much it hears depends on how fast it loads
-        delay = BACKOFF[0]
+        delay = 0.0
         while True:
             await self._until_switched_on(ear)
             opened = time.monotonic()
@@ -287,9 +287,11 @@ class Daemon:
                     continue
             except AssistantError as error:
                 ear.failure = error
+                ear.failures += 1
                 self._lost(ear, str(error))
             except Exception as error:
                 ear.failure = AssistantError(f"{ear.room.id}: {error}")
+                ear.failures += 1
                 log.exception("%s: listening broke", ear.room.id)
                 self._lost(ear, "internal error")
             else:
@@ -297,10 +299,10 @@ class Daemon:
                 self._lost(ear, "the source has ended")
             if not ear.live or (ear.room.required and ear.failure and not ear.heard):
                 return
-            if time.monotonic() - opened > BACKOFF[1]:
-                delay = BACKOFF[0]
+            first, longest = getattr(ear.source, "backoff", BACKOFF)
+            lasted = time.monotonic() - opened > longest
+            delay = first if lasted or not delay else min(2.0 * delay, longest)
             await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 (jitter, not a secret)
-            delay = min(2.0 * delay, getattr(ear.source, "retry_within", BACKOFF[1]))
 
     async def _outputs_connected(self) -> None:
         """A recording can wait: let whoever subscribed see it from its beginning."""
@@ -353,8 +355,14 @@ class Daemon:
         )
         if self._switches is not None:
             ear.pipeline.be_sensitive(self._switches.sensitivity(ear.room.id))
+        if isinstance(source, Turns):
+            source.on_ready = lambda: self._came(ear)
+            if ear.room.speaker is None:
+                self._speakers[ear.room.id] = source
         try:
-            await ear.pipeline.run(lambda: self._came(ear))
+            await ear.pipeline.run(
+                lambda: None if isinstance(source, Turns) else self._came(ear), lambda error: self._broke(ear, error)
+            )
         finally:
             if ear.commands is not None:
                 ear.commands.close()
@@ -376,7 +384,6 @@ class Daemon:
         )
         if isinstance(source, Turns):
             source.on_wake = commands.wake
-            self._speakers[room.id] = source
         return commands
 
     def _wake_words(self) -> WakeWords | None:
@@ -411,6 +418,11 @@ class Daemon:
         ear.failure = ear.told = None
         log.info("%s: listening to %s", ear.room.id, ear.source.name if ear.source else ear.room.address)
         self._tell(RoomChanged(ear.room.id, Presence.ONLINE))
+
+    def _broke(self, ear: Ear, error: Exception) -> None:
+        """A source broke: that is told before a model has had its time with what was said last."""
+        if isinstance(error, AssistantError):
+            self._lost(ear, str(error))
 
     def _lost(self, ear: Ear, reason: str) -> None:
         """Say why a room is not heard: once, however often its source is tried again."""
@@ -620,6 +632,7 @@ class Daemon:
         """Figures of the daemon, its rooms and its outputs."""
         figures: dict[str, Any] = self._meter.figures()
         figures["model_errors"] = sum(ear.model_errors() for ear in self._ears)
+        figures["source_errors"] = sum(ear.failures for ear in self._ears)
         figures["dropped_s_total"] = round(sum(ear.lost() for ear in self._ears), 1)
         figures["utterances_dropped"] = sum(ear.utterances_shed() for ear in self._ears)
         figures["utterances_waiting"] = sum(len(ear.pipeline.utterances) for ear in self._ears if ear.pipeline)

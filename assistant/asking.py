@@ -60,7 +60,7 @@ def question_of(task: str | None, options: TaskOptions, paths: Sequence[str], pr
         )
     addresses = addresses_of(paths)
     for address in addresses:
-        if kind_of(address) == "stream":
+        if kind_of(address) in {"stream", "satellite"}:
             raise SourceError(f"{address}: a stream has no end; remedy: record a file from it first")
     return Question(chosen, options, tuple(addresses))
 

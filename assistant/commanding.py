@@ -26,6 +26,7 @@ class Turns(Protocol):
     """A source that wants to know whose turn it is: a satellite, which streams until it is told that it may stop."""
 
     on_wake: Callable[[int, str], None]  # called with the position of a wake word that it heard itself
+    on_ready: Callable[[], None]  # called when it is there, which may be long before it has anything to stream
 
     async def play(self, speech: Spoken) -> None:
         """It is its room's loudspeaker too."""

@@ -29,6 +29,7 @@ class Ear:
     utterances_before: int = 0  # utterances shed by earlier openings
     errors_before: int = 0  # errors of the models in earlier openings
     woken_before: int = 0  # wake words of earlier openings
+    failures: int = 0  # times that its source broke or could not be opened
     heard: bool = False  # it was online at least once
     silent: bool = False  # its microphone gives nothing but digital silence
     failure: AssistantError | None = None  # why it is not heard

@@ -257,8 +257,12 @@ class Pipeline:
         """Whether the source has given nothing but digital silence for seconds."""
         return self._activity.dead
 
-    async def run(self, online: Callable[[], None] = lambda: None) -> None:
+    async def run(
+        self, online: Callable[[], None] = lambda: None, broken: Callable[[Exception], None] = lambda _error: None
+    ) -> None:
         """Hear until the source ends, breaks or the task is cancelled; `online` is called at the first chunk.
+
+        `broken` is called as soon as the source breaks, before what was heard is brought to its end.
 
         In each case open sounds end and what was said so far is recognised; after a cancel within `DRAIN` seconds, and
         not at all after a second one.
@@ -269,7 +273,8 @@ class Pipeline:
         except asyncio.CancelledError:
             await self._at_most(DRAIN, self._finish(recognising))
             raise
-        except Exception:
+        except Exception as error:
+            broken(error)
             await self._unless_cancelled(self._finish(recognising))
             raise
         else:

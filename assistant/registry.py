@@ -13,6 +13,7 @@ SOURCES = {
     "file": "assistant.audio.wavfile:File",
     "pcm": "assistant.audio.pcm:Pcm",
     "stream": "assistant.audio.stream:Stream",
+    "satellite": "assistant.audio.satellite:Satellite",
 }
 TAGGERS = {"yamnet": "assistant.models.yamnet:Yamnet"}
 RECOGNISERS = {"whisper": "assistant.models.whisper:Whisper"}

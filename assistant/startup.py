@@ -49,7 +49,13 @@ LLM_PACKAGES = ("torch", "transformers", "accelerate", "tiktoken")  # the extra 
 LARGE = 2_000_000_000  # bytes of weights from which a CPU is no home for a model, unless somebody insists
 SPEECH_DEADLINE = 30.0  # seconds that an utterance may wait for the audio language model
 LIFE_SAFETY = frozenset({"smoke_alarm", "co_alarm"})
-DEVICES = {"microphone": "Microphone", "file": "Recording", "pcm": "Audio pipe", "stream": "Network stream"}
+DEVICES = {
+    "microphone": "Microphone",
+    "file": "Recording",
+    "pcm": "Audio pipe",
+    "stream": "Network stream",
+    "satellite": "Satellite",
+}
 ROOM_ID = re.compile(r"[a-z0-9_-]+")
 
 
@@ -68,8 +74,8 @@ class Room:
 
     @property
     def live(self) -> bool:
-        """Whether the source lasts (a microphone, a stream) or ends by itself (a file, a pipe)."""
-        return kind_of(self.address) in {"microphone", "stream"}
+        """Whether the source lasts (a microphone, a stream, a satellite) or ends by itself (a file, a pipe)."""
+        return kind_of(self.address) in {"microphone", "stream", "satellite"}
 
     @property
     def recorded(self) -> bool:

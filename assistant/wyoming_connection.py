@@ -1,7 +1,7 @@
 """One peer of the Wyoming server: its events in, ours out.
 
-Events are read by `wyoming_events`, within limits, and written by the `wyoming` package. What takes long runs beside the
-reading, so that `describe` and `ping` are answered meanwhile.
+Events are read by `wyoming_events`, within limits, and written by the `wyoming` package. What takes long runs beside
+the reading, so that `describe` and `ping` are answered meanwhile.
 """
 
 from __future__ import annotations

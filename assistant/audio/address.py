@@ -1,4 +1,4 @@
-"""What a source's address means: `-`, a URL, a file or a microphone."""
+"""What a source's address means: `-`, a URL, a satellite, a file or a microphone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-Kind = Literal["microphone", "file", "pcm", "stream"]
+Kind = Literal["microphone", "file", "pcm", "stream", "satellite"]
 
 STREAMS = frozenset({"http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "tcp", "udp", "mms", "mmsh"})
 
@@ -20,14 +20,16 @@ SUFFIXES = frozenset(f".{suffix}" for suffix in f"{LIBSNDFILE} {FFMPEG}".split()
 def kind_of(address: str) -> Kind:
     """The kind of source that `address` names.
 
-    `-` is raw PCM on stdin; `rtsp://…`, `http://…` a stream; `default`, a number, `usb:…` or the part of a name a
-    microphone; anything with a slash, a known suffix or that exists is a file.
+    `-` is raw PCM on stdin; `rtsp://…`, `http://…` a stream; `wyoming://…` a satellite; `default`, a number, `usb:…` or
+    the part of a name a microphone; anything with a slash, a known suffix or that exists is a file.
     """
     if address == "-":
         return "pcm"
     scheme, separator, _ = address.partition("://")
     if separator and scheme.lower() in STREAMS:
         return "stream"
+    if separator and scheme.lower() == "wyoming":
+        return "satellite"
     if address == "default" or address.isdecimal() or re.match(r"usb:|hw:", address):
         return "microphone"
     path = Path(address)

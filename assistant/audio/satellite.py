@@ -1,8 +1,8 @@
 """Wyoming satellites as sources: we connect to one, as Home Assistant would, and it streams what it hears.
 
 Protocol: https://github.com/OHF-Voice/wyoming. A satellite streams always, from when it hears a voice, or from when it
-hears a wake word; in the last two cases until it is sent a `transcript`, and nothing arrives in between. The stream that
-comes of it has one clock: after a pause `Chunk.start` jumps by as much time as went by.
+hears a wake word; in the last two cases until it is sent a `transcript`, and nothing arrives in between. The stream has
+one clock all the same: after a pause `Chunk.start` jumps by as much time as went by.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ PAUSE_SECONDS = 1.0  # without audio: it has stopped streaming, and not all sate
 PADDING_SECONDS = 5.0  # of silence after a stretch of audio, so that what was heard in it ends
 END_SECONDS = 4.0  # of silence given at once when it says that it stops; longest hangover of an utterance: 3
 TURN_SECONDS = 10.0  # after a wake word somebody speaks, or the turn is over
+SPEAKING_SECONDS = 45.0  # longer than any utterance
 ANSWER_SECONDS = 15.0  # after somebody spoke there is a transcript, or the turn is over
 PLAY_PIECE = 0.1  # seconds of a reply in one event
 PLAY_AHEAD = 0.4  # seconds that a reply is sent ahead: what a wireless network may take, and what barge-in cannot stop
@@ -76,6 +77,7 @@ class Stretches:
         self._form: Form | None = None
         self._rest = b""  # a part of a frame
         self._told = 0.0  # what happened until then is in the stream, or left out of it
+        self._ahead = 0.0  # seconds that the stream is ahead of the clock: silence was given, then audio came late
         self._since: float | None = None  # when audio last came; None: nothing more is expected
 
     def position(self, now: float) -> int:
@@ -96,6 +98,7 @@ class Stretches:
     def begin(self, duration: float, now: float) -> Iterator[Chunk]:
         """A new stretch, whose first `duration` seconds are there by now, comes next."""
         gap = now - self._told - duration
+        self._ahead = max(0.0, -gap)
         if gap > 0:
             yield from self._flush()
             self._chunker.skip_to(self._chunker.end + round(gap * SAMPLE_RATE))
@@ -113,7 +116,7 @@ class Stretches:
         data = self._rest + piece.data
         whole = len(data) // (width * channels) * width * channels
         self._rest = data[whole:]
-        self._since = self._told = now
+        self._since, self._told = now, now + self._ahead
         if whole:
             block = decoded(data[:whole], width).reshape(-1, channels)
             yield from self._chunker.feed(self._converter.feed(block, rate))
@@ -122,8 +125,8 @@ class Stretches:
     def pad(self, now: float) -> Iterator[Chunk]:
         """Silence for the time since the last audio; after `PADDING_SECONDS` nothing more."""
         self._rest = b""
-        silence = np.zeros(round((now - self._told) * SAMPLE_RATE), np.float32)
-        self._told = now
+        silence = np.zeros(round(max(0.0, now - self._told) * SAMPLE_RATE), np.float32)
+        self._told = max(now, self._told)
         yield from self._chunker.feed(np.concatenate((self._converter.flush(), silence)))
         if self._since is not None and now - self._since >= PADDING_SECONDS:
             self._since = None
@@ -442,8 +445,7 @@ class Satellite:
         self._speaking = True
         if self._turn:
             self._tell(Event("voice-started", {"timestamp": round(1000 * seconds(position))}))
-            if self._deadline is not None:
-                self._deadline.cancel()
+            self._over_in(SPEAKING_SECONDS)
 
     def voice_stopped(self, position: int) -> None:
         """Nobody speaks any more."""
@@ -479,13 +481,15 @@ class Satellite:
                 await asyncio.sleep(max(0.0, first / rate - PLAY_AHEAD - (time.monotonic() - began)))
                 await link.send(Event("audio-chunk", dict(form), pcm[first : first + step].tobytes()))
             await link.send(Event("audio-stop", {"timestamp": round(1000 * speech.seconds)}))
-            async with asyncio.timeout(max(0.0, began + speech.seconds + PLAYED_SECONDS - time.monotonic())):
-                await link.played.wait()
         except asyncio.CancelledError:
             link.tell(Event("audio-stop"))
             raise
-        except (OSError, TimeoutError):
-            if not link.lost:
-                log.info("%s: did not say that it played a text; it is taken for played", self.name)
+        except OSError:  # a timeout too
+            raise self._failed("went before it had played a text", "check that it runs") from None
+        try:
+            async with asyncio.timeout(max(0.0, began + speech.seconds + PLAYED_SECONDS - time.monotonic())):
+                await link.played.wait()
+        except TimeoutError:
+            log.info("%s: did not say that it played a text; it is taken for played", self.name)
         if link.lost:
             raise self._failed("went before it had played a text", "check that it runs")
