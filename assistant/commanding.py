@@ -91,7 +91,7 @@ class RoomCommands:
         """Take what everything else took too. `speaking`: an utterance is in progress."""
         self._position = chunk.end
         if self._wakewords is not None:
-            for woken in self._wakewords.feed(chunk, frames):
+            for woken in self._wakewords.feed(chunk, active=any(frame.active for frame in frames)):
                 self.wake(woken.position, woken.word)
                 if self._turns is not None:
                     self._turns.detected(woken.word, woken.position)

@@ -12,17 +12,14 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from assistant.errors import ModelError
 from assistant.events import SAMPLE_RATE, Chunk, Samples
-
-if TYPE_CHECKING:
-    from assistant.segment.activity import Frame
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +60,13 @@ class WakeWords:
         self._next: int | None = None  # position of the next sample if no audio is lost
         self._rest = b""  # less than one step
 
-    def feed(self, chunk: Chunk, frames: Sequence[Frame]) -> list[Woken]:
-        """The wake words that end in `chunk`; `frames` are what the gate says of it."""
+    def feed(self, chunk: Chunk, *, active: bool) -> list[Woken]:
+        """The wake words that end in `chunk`. `active`: the gate of the room is open."""
         if chunk.start != self._next:
             self._restart()
             self._kept.clear()
         self._next = chunk.end
-        if not any(frame.active for frame in frames) and (frames or not self._running):
+        if not active:
             if self._running:
                 self._restart()
             self._kept.append(chunk)
@@ -99,7 +96,7 @@ class WakeWords:
                 heard += [woken for word in self._models if (woken := self._detect(word, features, now)) is not None]
         return heard
 
-    def _detect(self, word: str, features: Any, now: int) -> Woken | None:
+    def _detect(self, word: str, features: NDArray[np.float32], now: int) -> Woken | None:
         model = self._models[word]
         score = model.process_streaming_prob(features)
         if score is None or score <= model.probability_cutoff:
