@@ -103,8 +103,8 @@ class RoomSettings(Settings):
         default="default",
         min_length=1,
         repr=False,  # the URL of a stream may hold a password
-        description="default, a device of `kikimimi devices`, a file, a stream's URL, wyoming://HOST for a satellite, or "
-        "- for PCM on stdin",
+        description="default, a device of `kikimimi devices`, a file, a stream's URL, wyoming://HOST for a satellite, "
+        "or - for PCM on stdin",
     )
     name: str | None = Field(default=None, min_length=1, description="what people call it, in any script")
     area: str | None = Field(default=None, min_length=1, description="area suggested to Home Assistant")

@@ -26,5 +26,5 @@ def test_entry_is_a_class(table: dict[str, str], name: str) -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigurationError, match="'radio' is none of file, microphone, pcm, stream"):
+    with pytest.raises(ConfigurationError, match="'radio' is none of file, microphone, pcm, satellite, stream"):
         registry.load(registry.SOURCES, "radio")

@@ -23,6 +23,8 @@ from assistant.audio.address import kind_of, without_secrets
         ("/srv/x", "file"),
         ("~/house.FLAC", "file"),
         ("台所.m4a", "file"),
+        ("wyoming://kitchen.local", "satellite"),
+        ("Wyoming://[::1]:10700", "satellite"),
     ],
 )
 def test_kind_of(address, kind):
