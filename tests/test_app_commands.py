@@ -25,7 +25,7 @@ from assistant.voices.voice import Spoken
 CONFIG = """\
 privacy: {transcripts: true}
 wyoming: {enabled: false}
-speech: {languages: [en]}
+speech: {languages: [en], wake: {words: [okay_nabu, alexa]}}
 rooms:
   kitchen: {source: "FILE", wake: WAKE, area: Kitchen}
 devices:
@@ -73,11 +73,11 @@ def configured(source: Path, wake: str) -> Config:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wake", ["none", "wake"])
+@pytest.mark.parametrize(("wake", "before"), [("none", ""), ("wake", ""), ("wake", "Alexa, ")])
 async def test_a_spoken_command_acts_only_where_it_is_one(
-    wake: str, yamnet_path: Path, whisper_base_path: Path, tmp_path: Path
+    wake: str, before: str, yamnet_path: Path, whisper_base_path: Path, tmp_path: Path
 ) -> None:
-    said = await spoken("Turn on the kitchen light.")
+    said = await spoken(f"{before}turn on the kitchen light.")
     source = wav(tmp_path / "said.wav", placed(noise(6.0, -60.0), said, 1.5))
     async with house(configured(source, wake), ModelFiles(yamnet_path, whisper_base_path), tmp_path, 4.0) as parts:
         client, daemon, task, _ = parts
@@ -85,7 +85,7 @@ async def test_a_spoken_command_acts_only_where_it_is_one(
         await until(lambda: "offline" in client.on("kikimimi/status"))
     (event,) = [json.loads(payload) for payload in client.on("kikimimi/kitchen/event")]
     assert "kitchen" in event["text"].lower()
-    if wake == "none":
+    if wake == "none" or before:
         assert client.on("zigbee/kitchen/set") == ["ON"]
         assert event["intent"]["name"] == "HassTurnOn"
         (intent,) = [json.loads(payload) for payload in client.on("kikimimi/kitchen/intent")]

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 STEP = 160  # samples: one row of features, 10 ms
 PRE_ROLL = SAMPLE_RATE  # samples before the gate opened that are heard too: the models' view is about that long
 REFRACTORY = SAMPLE_RATE  # samples in which one wake word is told once
-LAG = {"okay_nabu": 0.0, "hey_jarvis": 0.0, "hey_mycroft": 0.0, "alexa": 0.0}  # seconds
+LAG = {"okay_nabu": 0.05, "hey_jarvis": 0.1, "hey_mycroft": 0.05, "alexa": 0.15}  # seconds
 
 
 @dataclass(frozen=True, slots=True)

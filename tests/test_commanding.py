@@ -1,0 +1,195 @@
+"""What becomes of wake words, utterances and replies in one room."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from assistant.arbitration import Arbiter
+from assistant.attention import Address, Attention, Wake
+from assistant.commanding import RoomCommands
+from assistant.events import SAMPLE_RATE, Chunk, Cut, Event, Intent, State, Utterance, frozen
+from assistant.intents import NotUnderstood
+
+S = SAMPLE_RATE
+TURN_ON = Intent("HassTurnOn", {"name": "lamp"}, "hassil", "en")
+
+
+@dataclass
+class Satellite:
+    """A source that is told whose turn it is."""
+
+    told: list[str] = field(default_factory=list)
+    on_wake: object = None
+
+    async def play(self, speech: object) -> None: ...
+
+    def detected(self, name: str, position: int) -> None:
+        self.told.append(f"detected {name}")
+
+    def voice_started(self, position: int) -> None:
+        self.told.append("started")
+
+    def voice_stopped(self, position: int) -> None:
+        self.told.append("stopped")
+
+    def turn_ended(self, text: str) -> None:
+        self.told.append(f"ended {text}")
+
+
+@dataclass
+class Commands:
+    """`RoomCommands` of one room, and what they did."""
+
+    mode: Wake = Wake.WAKE
+    meaning: Intent | NotUnderstood = TURN_ON
+    asked: list[str] = field(default_factory=list)
+    handled: list[object] = field(default_factory=list)
+    hushed: int = 0
+    turns: Satellite | None = None
+
+    def __post_init__(self) -> None:
+        self.room = RoomCommands(
+            "attic",
+            Attention(self.mode),
+            None,
+            Arbiter(),
+            understand=self.understand,
+            handle=self.handle,
+            hush=self.hush,
+            turns=self.turns,
+        )
+
+    async def understand(self, text: str, language: str | None, room: str) -> Intent | NotUnderstood:
+        self.asked.append(text)
+        return self.meaning
+
+    def handle(self, event: Event, meaning: Intent | NotUnderstood, address: Address) -> None:
+        self.handled.append(meaning)
+
+    def hush(self) -> bool:
+        self.hushed += 1
+        return True
+
+    def hear(self, start: int, *, speaking: bool) -> None:
+        samples = frozen(np.zeros(1280, np.float32))
+        self.room.hear(Chunk("attic", "test", start, samples, 0.0), [], speaking=speaking)
+
+    async def say(self, text: str, start: float, end: float, cut: Cut = Cut.ENDPOINT) -> Event | None:
+        """The whole way of an utterance; None: it is no command."""
+        spoken = utterance(start, end, cut)
+        addressed = self.room.uttered(spoken, start)
+        if addressed is None:
+            return None
+        event = await self.room.understand(addressed, heard(text))
+        self.room.answer(addressed, event)
+        return event
+
+
+def utterance(start: float, end: float, cut: Cut = Cut.ENDPOINT, level_dbfs: float = -20.0) -> Utterance:
+    samples = frozen(np.full(round((end - start) * S), 0.1, np.float32))
+    return Utterance(round(start * S), round(end * S), samples, cut, 0.9, level_dbfs, -60.0)
+
+
+def heard(text: str) -> Event:
+    return Event("01", "attic", "test", "speech", State.ENDED, "speech", "Speech", 0.9, text=text, language="en")
+
+
+async def test_only_what_follows_a_wake_word_is_a_command() -> None:
+    commands = Commands()
+    assert await commands.say("turn on the lamp", 1, 2) is None
+    commands.room.wake(5 * S, "alexa")
+    event = await commands.say("turn on the lamp", 5.5, 7)
+    assert event is not None
+    assert event.intent == TURN_ON
+    assert commands.handled == [TURN_ON]
+    assert await commands.say("turn on the lamp", 8, 9) is None
+    assert commands.room.woken == 1
+
+
+async def test_what_no_sentence_matches_is_handed_on_without_an_intent() -> None:
+    meaning = NotUnderstood("no sentence matches")
+    commands = Commands(mode=Wake.NONE, meaning=meaning)
+    event = await commands.say("sing me a song", 1, 2)
+    assert event is not None
+    assert event.intent is None
+    assert commands.handled == [meaning]
+
+
+async def test_the_own_voice_is_no_command() -> None:
+    commands = Commands(mode=Wake.NONE)
+    commands.hear(1 * S, speaking=False)
+    commands.room.reply_began("The lamp in the attic is on", None)
+    commands.hear(3 * S, speaking=False)
+    commands.room.reply_ended(follow_up=False)
+    assert await commands.say("the lamp in the attic is on", 1.5, 3) is None  # it was being played
+    event = await commands.say("the lamp in the attic", 4, 5)  # a wireless speaker plays it late
+    assert event is not None
+    assert event.intent is None
+    assert commands.asked == commands.handled == []
+    assert (await commands.say("turn on the lamp", 8, 9)) is not None
+    assert commands.asked == ["turn on the lamp"]
+
+
+async def test_a_wake_word_silences_a_reply_but_not_one_that_says_it() -> None:
+    commands = Commands()
+    commands.room.reply_began("It is a quarter past seven", None)
+    commands.room.wake(1 * S, "alexa")
+    assert commands.hushed == 1
+    commands.room.reply_ended(follow_up=True)
+    commands.room.reply_began("Say alexa before a command", None)
+    commands.room.wake(2 * S, "alexa")
+    assert commands.hushed == 1
+
+
+async def test_one_reply_is_followed_by_one_command() -> None:
+    commands = Commands(mode=Wake.FOLLOW_UP)
+    commands.hear(1 * S, speaking=False)
+    commands.room.reply_began("Which lamp?", None)
+    commands.hear(2 * S, speaking=False)
+    commands.room.reply_ended(follow_up=True)
+    assert await commands.say("the one in the attic, please turn it on", 3.5, 5) is not None
+    assert await commands.say("and I told her so", 6, 7) is None
+
+
+async def test_a_satellite_is_told_of_its_turn() -> None:
+    satellite = Satellite()
+    commands = Commands(turns=satellite)
+    commands.hear(0, speaking=False)
+    commands.room.wake(1 * S, "okay_nabu")  # heard in the satellite
+    commands.hear(2 * S, speaking=True)
+    commands.hear(3 * S, speaking=True)
+    commands.hear(4 * S, speaking=False)
+    await commands.say("turn on the lamp", 2, 4)
+    assert satellite.told == ["started", "stopped", "ended turn on the lamp"]
+
+
+@pytest.mark.parametrize("better", ["attic", "cellar"])
+async def test_of_two_rooms_the_one_that_hears_better_acts(better: str) -> None:
+    arbiter = Arbiter()
+    acted: list[str] = []
+
+    async def understand(text: str, language: str | None, room: str) -> Intent:
+        acted.append(room)
+        return TURN_ON
+
+    async def say(name: str) -> None:
+        room = RoomCommands(
+            name,
+            Attention(Wake.NONE),
+            None,
+            arbiter,
+            understand=understand,
+            handle=lambda *_: None,
+            hush=lambda: False,
+        )
+        addressed = room.uttered(utterance(1, 2, level_dbfs=-20.0 if name == better else -30.0), 100.0)
+        assert addressed is not None
+        event = await room.understand(addressed, heard("lamp on"))
+        assert (event.intent is not None) is (name == better)
+
+    await asyncio.gather(say("attic"), say("cellar"))
+    assert acted == [better]
