@@ -67,6 +67,13 @@ class Piece:
         rate, width, channels = self.form
         return len(self.data) / (rate * width * channels)
 
+    def without_zeros(self, most: float) -> Piece:
+        """It, but for zeros at its beginning, at most so many seconds of them: nothing had been kept there yet."""
+        rate, width, channels = self.form
+        zeros = len(self.data) - len(self.data.lstrip(b"\0"))
+        frames = min(zeros // (width * channels), round(max(0.0, most) * rate))
+        return Piece(self.data[frames * width * channels :], self.form)
+
 
 class Stretches:
     """Audio that comes in stretches, as chunks of one stream on one clock. Pure: `now` is in seconds since it began."""
@@ -95,13 +102,17 @@ class Stretches:
         """Whether the next piece begins a new stretch."""
         return self._since is None or now - self._since > PAUSE_SECONDS
 
-    def begin(self, duration: float, now: float) -> Iterator[Chunk]:
-        """A new stretch, whose first `duration` seconds are there by now, comes next."""
-        gap = now - self._told - duration
+    def begin(self, pieces: list[Piece], now: float) -> Iterator[Chunk]:
+        """A new stretch, of which `pieces` are there by now."""
+        gap = now - self._told - sum(piece.seconds for piece in pieces)
+        if gap < 0:
+            pieces = [pieces[0].without_zeros(-gap), *pieces[1:]]
+            gap = now - self._told - sum(piece.seconds for piece in pieces)
         self._ahead = max(0.0, -gap)
         if gap > 0:
-            yield from self._flush()
-            self._chunker.skip_to(self._chunker.end + round(gap * SAMPLE_RATE))
+            yield from self.lose(gap)
+        for piece in pieces:
+            yield from self.feed(piece, now)
 
     def lose(self, lost: float) -> Iterator[Chunk]:
         """So many seconds are missing before the next piece."""
@@ -240,16 +251,18 @@ class Satellite:
                     break
                 if piece is not None and piece.data and self._stretches.paused(self._now()):
                     await asyncio.sleep(BURST_SECONDS)
-                    pieces = [piece, *[await held.get() for _ in range(len(held))]]
-                    for chunk in self._stretches.begin(sum(one.seconds for one in pieces), self._now()):
+                    pieces = [piece]
+                    while len(held) and pieces[-1].data:
+                        pieces.append(await held.get())
+                    self._missed(held)  # in the pause, which is skipped anyway
+                    for chunk in self._stretches.begin([one for one in pieces if one.data], self._now()):
                         yield chunk
-                else:
-                    pieces = [] if piece is None else [piece]
-                    if piece is None:
-                        for chunk in self._stretches.pad(self._now()):
-                            yield chunk
-                for one in pieces:
-                    for chunk in self._cut(one, held):
+                    piece = pieces[-1] if not pieces[-1].data else None
+                elif piece is None:
+                    for chunk in self._stretches.pad(self._now()):
+                        yield chunk
+                if piece is not None:
+                    for chunk in self._cut(piece, held):
                         yield chunk
             await talking
         finally:
@@ -258,14 +271,18 @@ class Satellite:
             await self._farewell(link, talking)
 
     def _cut(self, piece: Piece, held: Channel[Piece]) -> Iterator[Chunk]:
-        lost = held.shed - self.stats.lost_seconds
-        if lost > 0:
-            self.stats.overruns, self.stats.lost_seconds = held.drops, held.shed
+        if lost := self._missed(held):
             yield from self._stretches.lose(lost)
         if piece.data:
             yield from self._stretches.feed(piece, self._now())
         else:
             yield from self._stretches.stop(self._now(), lambda: self._speaking)
+
+    def _missed(self, held: Channel[Piece]) -> float:
+        """Count what was shed since the last time, in seconds."""
+        lost = held.shed - self.stats.lost_seconds
+        self.stats.overruns, self.stats.lost_seconds = held.drops, held.shed
+        return lost
 
     def _now(self) -> float:
         return time.monotonic() - self._began

@@ -341,15 +341,15 @@ async def test_audio_of_any_format_is_converted() -> None:
 
 
 async def test_a_flood_is_shed_and_counted(caplog: pytest.LogCaptureFixture) -> None:
-    piece = chunk_event(bytes(64_000))
+    piece = chunk_event(b"\x01\x00" * 32_000)
     async with peer(OKAY, after=300 * piece) as port:
         source = Satellite("r", f"wyoming://127.0.0.1:{port}")
         with caplog.at_level(logging.WARNING):
             async with aclosing(source.chunks()) as chunks:
-                last = await anext(chunks)
+                taken = len((await anext(chunks)).samples)
                 await asyncio.sleep(1.0)  # whoever takes the chunks is slow
-                while last.end < 2 * 295 * SAMPLE_RATE:
-                    last = await anext(chunks)
+                while taken / SAMPLE_RATE + source.stats.lost_seconds < 599:
+                    taken += len((await anext(chunks)).samples)
     assert source.stats.overruns > 0
     assert source.stats.lost_seconds == 2 * source.stats.overruns
     assert 1 <= len(caplog.records) < 5
@@ -357,9 +357,9 @@ async def test_a_flood_is_shed_and_counted(caplog: pytest.LogCaptureFixture) -> 
 
 def test_stretches_keep_one_clock() -> None:
     stretches = Stretches("r", "s", SourceStats())
-    second = Piece(bytes(2 * SAMPLE_RATE), (SAMPLE_RATE, 2, 1))
+    second = Piece(b"\x01\x00" * SAMPLE_RATE, (SAMPLE_RATE, 2, 1))
     assert stretches.patience(0.0) is None
-    chunks = [*stretches.begin(1.0, 10.0), *stretches.feed(second, 10.0)]
+    chunks = [*stretches.begin([second], 10.0)]
     assert chunks[0].start == 9 * SAMPLE_RATE  # what was kept before the voice is as old as it is
     assert stretches.patience(10.2) == pytest.approx(0.8)
     assert stretches.position(10.5) == 10 * SAMPLE_RATE
@@ -370,10 +370,10 @@ def test_stretches_keep_one_clock() -> None:
     assert chunks[-1].end == pytest.approx(15 * SAMPLE_RATE, abs=0.1 * SAMPLE_RATE)
     assert all(one.end == other.start for one, other in pairwise(chunks))
     assert stretches.position(60.0) == 60 * SAMPLE_RATE
-    more = [*stretches.begin(1.0, 60.0), *stretches.feed(second, 60.0)]
+    more = [*stretches.begin([second], 60.0)]
     assert more[0].start == 59 * SAMPLE_RATE
     assert more[0].time - chunks[0].time == pytest.approx(50.0)
     silent = [*stretches.stop(60.1, lambda: True)]
     assert sum(len(chunk.samples) for chunk in silent) == pytest.approx(4.1 * SAMPLE_RATE, abs=2_000)
-    late = [*stretches.begin(1.0, 61.5), *stretches.feed(second, 61.5)]
+    late = [*stretches.begin([second], 61.5)]
     assert late[0].start == silent[-1].end  # never back
