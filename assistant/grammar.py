@@ -100,7 +100,7 @@ class Grammar:
         return text
 
     def results(self, text: str, slots: dict[str, SlotList], context: Mapping[str, Any]) -> list[RecognizeResult]:
-        """All readings of a plain text, best first: the longest name, then fewest free words, most words matched."""
+        """All readings of a plain text, best first: longest name, fewest free words, ours, most words matched."""
         from itertools import islice  # noqa: PLC0415
 
         from hassil.recognize import recognize_all  # noqa: PLC0415
@@ -123,12 +123,13 @@ class Grammar:
         return "" if re.search(r"\bNone\b", text) else text
 
 
-def _rank(result: RecognizeResult) -> tuple[int, int, int, int, str]:
+def _rank(result: RecognizeResult) -> tuple[int, int, bool, int, int, str]:
     name = result.entities.get("name")
     free = [entity for entity in result.entities_list if entity.is_wildcard]
     return (
         -len(name.text) if name is not None and not name.is_wildcard else 0,
         len(free),
+        not (result.intent_metadata or {}).get("own"),
         -result.text_chunks_matched,
         sum(len(entity.text or "") for entity in free),
         result.intent.name,
@@ -185,5 +186,7 @@ def _merged(package: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any
         "intents": {name: {"data": list(body["data"])} for name, body in package["intents"].items()},
     }
     for name, body in own.get("intents", {}).items():
-        merged["intents"].setdefault(name, {"data": []})["data"] += body["data"]
+        merged["intents"].setdefault(name, {"data": []})["data"] += [
+            {**data, "metadata": {**data.get("metadata", {}), "own": True}} for data in body["data"]
+        ]
     return merged

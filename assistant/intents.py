@@ -77,6 +77,28 @@ _DOMAINS: Final[Mapping[str, str]] = {  # of intents that need not say it
 }
 _PERCENT: Final = frozenset({"brightness", "position", "speed", "volume"})
 _EVERYWHERE: Final = frozenset({"light_all", "lights_all", "fan_all", "fans_all"})
+_ARTICLES: Final = frozenset(
+    (
+        "the",
+        "my",
+        "our",
+        "der",
+        "die",
+        "das",
+        "den",
+        "dem",
+        "el",
+        "la",
+        "los",
+        "las",
+        "mi",
+        "le",
+        "les",
+        "l'",
+        "mon",
+        "ma",
+    )
+)
 _NUMBER: Final = re.compile(r"(?<![\d.])\d{1,6}(?:\.\d+)?(?![\d.])")
 _KANA: Final = re.compile(r"[\u3041-\u30ff]")
 _HAN: Final = re.compile(r"[\u4e00-\u9fff]")
@@ -233,6 +255,8 @@ class Intents:
         best = results[0]
         name = best.intent.name
         entities = {slot: entity for slot, entity in best.entities.items() if slot != "floor"}
+        if name == "HassTurnOn" and "name" in entities and not entities["name"].is_wildcard:
+            self._refuse_bare(plain, entities["name"].text, self._devices[int(entities["name"].value)])
         area = entities.get("area")
         said = area is not None and not (area.metadata or {}).get("heard")
         if best.response in _EVERYWHERE and area is not None and not said:
@@ -259,6 +283,13 @@ class Intents:
             reply=grammar.reply(name, best.response, spoken) if publish or acts is None else "",
             free=frozenset(slot for slot, entity in entities.items() if entity.is_wildcard),
         )
+
+    @staticmethod
+    def _refuse_bare(plain: str, name: str, device: Device) -> None:
+        """Whoever only names a lamp need not want it on, as some sentences of the package have it."""
+        rest = key(plain).replace(key(name), " ", 1).split()
+        if device.settings.domain not in {"scene", "script"} and not set(rest) - _ARTICLES:
+            raise _RefusedError(f"{device.settings.name} is only named; say what it shall do")
 
     @staticmethod
     def _acts(name: str, values: Mapping[str, Any]) -> tuple[tuple[str, str | None], ...] | None:
