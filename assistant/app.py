@@ -21,6 +21,7 @@ from assistant.answering import answer_question, answer_rule, span_of_clip
 from assistant.arbitration import Arbiter
 from assistant.attention import Attention, Wake
 from assistant.audio.address import kind_of
+from assistant.choosing import Chooser
 from assistant.commanding import RoomCommands, Turns
 from assistant.config import shipped
 from assistant.ears import Ear
@@ -161,8 +162,13 @@ class Daemon:
         self._wake = config.speech.wake
         self._hangover = round(config.speech.utterances.hangover * SAMPLE_RATE)
         self._arbiter = Arbiter(alone=lambda: sum(ear.online for ear in self._ears) <= 1)
+        self._intents = intents_of(config, rooms)
         self._handler = Handler(
-            intents_of(config, rooms), tell=self._tell, say=self._say, transcripts=config.privacy.transcripts
+            self._intents,
+            tell=self._tell,
+            say=self._say,
+            transcripts=config.privacy.transcripts,
+            choose=None if models.llm is None else Chooser(self._intents, models.llm).choose,
         )
         self._wakeless = False  # wake words cannot be heard on this machine, which was told
         self._wyoming = wyoming_server(config, self) if config.wyoming.enabled else None
@@ -178,6 +184,8 @@ class Daemon:
 
     async def run(self) -> int:
         """Listen until stopped or every source has ended. Returns the exit code: 0, or that of a failed source."""
+        if self._hearing.recognise or self._wyoming is not None:  # else nobody gives a command
+            self._intents.warm_in_background()
         async with asyncio.TaskGroup() as group:
             lasting = [
                 group.create_task(self._keep(name, run), name=name)
@@ -198,6 +206,7 @@ class Daemon:
                 task.cancel()
             until = time.monotonic() + DRAIN
             await self._ended(listening)
+            self._handler.close()
             if self._drawing:
                 await asyncio.wait(self._drawing, timeout=LEAST_DRAIN)
             await self._last_answers(until - LEAST_DRAIN - time.monotonic())

@@ -68,11 +68,15 @@ class Handler:
             return NotUnderstood("internal error", matched=True)
 
     def handle(self, event: Event, meaning: Intent | NotUnderstood, address: Address) -> None:
-        """Do what was meant, or ask the audio language model what it may have been, or say that it was nothing."""
+        """Do what was meant, or ask the audio language model what it may have been, or say that it was nothing.
+
+        The model is not asked where every utterance counts as a command: it would have to judge the television.
+        """
         if isinstance(meaning, Intent):
             self._carry_out(event, meaning)
             return
-        if self._choose is not None and not meaning.matched and len(self._choosing) < CHOOSING:
+        asked = address.by is not Wake.NONE and not meaning.matched
+        if asked and self._choose is not None and len(self._choosing) < CHOOSING:
             task = asyncio.create_task(self._chosen(event, meaning, address), name=f"command in {event.room}")
             self._choosing.add(task)
             task.add_done_callback(self._choosing.discard)

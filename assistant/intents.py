@@ -6,6 +6,7 @@ or only in part is refused, with the reason.
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from hassil.recognize import RecognizeResult
 
 __all__ = ["ACTIONS", "DeviceList", "DeviceSettings", "Intents", "NotUnderstood", "Target"]
+
+log = logging.getLogger(__name__)
 
 # What an intent tells a device, and the slot that holds the value. Turning on and off depends on the domain.
 _ACTS: Final[Mapping[str, tuple[tuple[str, str | None], ...]]] = {
@@ -77,6 +80,7 @@ _DOMAINS: Final[Mapping[str, str]] = {  # of intents that need not say it
 }
 _PERCENT: Final = frozenset({"brightness", "position", "speed", "volume"})
 _EVERYWHERE: Final = frozenset({"light_all", "lights_all", "fan_all", "fans_all"})
+_REPLIES: Final[Mapping[str, str]] = {one: one for one in ("cover", "valve", "lock", "scene", "script", "button")}
 _ARTICLES: Final = frozenset(
     (
         "the",
@@ -162,9 +166,19 @@ class Intents:
         return language
 
     def warm(self) -> None:
-        """Compile the languages of the house, and run each once; to be called in a thread at start."""
+        """Compile the languages of the house, and run each once."""
         for language in self.languages:
             self.understand("xyzzy", language=language)
+
+    def warm_in_background(self) -> None:
+        """`warm` in a thread that nobody waits for, so that the first command is not slow."""
+        threading.Thread(target=self._warm, name="intents", daemon=True).start()
+
+    def _warm(self) -> None:
+        try:
+            self.warm()
+        except Exception:  # the first command will meet it again, and tell
+            log.debug("the sentences of commands could not be compiled", exc_info=True)
 
     def understand(
         self, text: str, *, language: str | None = None, area: str | None = None, now: datetime | None = None
@@ -430,7 +444,11 @@ class Intents:
         slot = dict(_ACTS.get(target.intent, ())).get(target.action)
         if value is not None and slot is not None:
             slots[slot] = value
-        return Intent(target.intent, slots, "model", language.split("-", maxsplit=1)[0], (message,))
+        domain = target.device.domain or ""
+        response = target.action if target.intent == "HassLightSet" else _REPLIES.get(domain, "default")
+        spoken = {"slots": slots, "state": {"domain": domain, "name": target.device.name, "state": ""}}
+        reply = self._grammar(self._checked(language)).reply(target.intent, response, spoken)
+        return Intent(target.intent, slots, "model", language.split("-", maxsplit=1)[0], (message,), reply)
 
     def plain(self, text: str, language: str) -> str:
         """The text as the grammar of `language` compares it."""
