@@ -523,7 +523,8 @@ class Daemon:
 
     def _say(self, say: Say) -> None:
         if self._speaking is None:
-            log.warning("nothing is said aloud: say.enabled is false")
+            if not say.reply:  # a command is obeyed in silence too
+                log.warning("nothing is said aloud: say.enabled is false")
             return
         self._speaking.offer(say)
 
