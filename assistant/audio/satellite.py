@@ -171,6 +171,7 @@ class Link:
     played: asyncio.Event = field(default_factory=asyncio.Event)
     lost: bool = False
     untold: asyncio.Queue[Event] = field(default_factory=lambda: asyncio.Queue(UNTOLD))
+    complained: bool = False  # it told an error
     dropped: int = 0  # events that it did not take in time
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -410,7 +411,9 @@ class Satellite:
                 case "run-pipeline":
                     self._run_pipeline(event)
                 case "error":
-                    log.warning("%s: the satellite tells an error: %.200s", self.name, text_of(event, "text"))
+                    level = logging.DEBUG if link.complained else logging.WARNING
+                    log.log(level, "%s: the satellite tells an error: %.200r", self.name, text_of(event, "text"))
+                    link.complained = True
                 case _:
                     log.debug("%s: %.40r is ignored", self.name, event.type)
         raise self._failed("closed the connection", "check that it runs, and that it serves nobody else")
