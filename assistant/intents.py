@@ -466,11 +466,15 @@ def turned(act: str, domain: str | None) -> str:
 def check_value(action: str, value: float | str | None, device: DeviceSettings) -> None:
     """Raise `_RefusedError` for a value that the device must not be told."""
     if action in _PERCENT and not (isinstance(value, int | float) and 0 <= value <= 100):
-        raise _RefusedError(f"{device.name}: {value} % is out of range: 0 to 100")
+        raise _RefusedError(f"{device.name}: {_plainly(value)} % is out of range: 0 to 100")
     if action == "temperature":
         low, high = device.temperatures
         if not (isinstance(value, int | float) and low <= value <= high):
-            raise _RefusedError(f"{device.name}: {value} degrees are out of range: {low:g} to {high:g}")
+            raise _RefusedError(f"{device.name}: {_plainly(value)} degrees are out of range: {low:g} to {high:g}")
+
+
+def _plainly(value: float | str | None) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
 def _spoken(name: str) -> str:
