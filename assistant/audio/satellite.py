@@ -37,6 +37,7 @@ PING_SECONDS = 2.0
 PONG_SECONDS = 5.0  # without a pong it is gone
 WRITE_SECONDS = 5.0  # for it to take what it is sent
 BODY_SECONDS = 5.0  # for the rest of an event whose first line is there
+FAREWELL_SECONDS = 0.5  # for it to hear that nobody listens any more
 LINE, DATA, PAYLOAD = 65_536, 262_144, 262_144  # bytes of an event's parts; two seconds of audio are 64,000
 HELD_PIECES = 200  # about 12 s between the connection and whoever takes the chunks
 UNTOLD = 32  # events that wait to be sent
@@ -292,8 +293,11 @@ class Satellite:
         """Tell it that nobody listens any more, if it is still there, and close."""
         if not talking.done():
             with suppress(OSError, TimeoutError):
-                async with asyncio.timeout(WRITE_SECONDS / 10):
+                async with asyncio.timeout(FAREWELL_SECONDS):
                     await link.send(Event("pause-satellite"))
+                    link.writer.write_eof()
+                    # To close on what it still sends would reset the connection, and it might never read this.
+                    await asyncio.wait((talking,))
         talking.cancel()
         link.close()
         await asyncio.wait((talking,))
