@@ -175,6 +175,8 @@ class Daemon:
         self._drawing: set[asyncio.Task[None]] = set()
         self._asking: set[asyncio.Task[None]] = set()
         self._hurried = False  # nothing is asked any more
+        # Fourteen languages, the default, would cost 77 MB and 3 s: then each is compiled by its first command.
+        self._warm = bool(config.devices) and "languages" in config.speech.model_fields_set
         self._meter = Meter()
         self._stopping = asyncio.Event()
 
@@ -184,7 +186,7 @@ class Daemon:
 
     async def run(self) -> int:
         """Listen until stopped or every source has ended. Returns the exit code: 0, or that of a failed source."""
-        if self._hearing.recognise or self._wyoming is not None:  # else nobody gives a command
+        if self._warm:
             self._intents.warm_in_background()
         async with asyncio.TaskGroup() as group:
             lasting = [
