@@ -343,19 +343,19 @@ async def test_a_room_opened_again_and_again_starts_afresh_and_leaves_nothing_be
     monkeypatch.setattr(app, "open_source", lambda room, _speed: Faulty(room.id, beep, 0.5, opened))
     inbox = Inbox()
     async with alone(files, [Room("kitchen", "default")], {"inbox": inbox}) as (daemon, _):
-        await until(lambda: len(opened) > 5)
+        await until(lambda: len(opened) > 25, 60)  # until then threads still get their memory; it levels off
         before = threading.active_count(), len(asyncio.all_tasks()), rss_mb()
-        await until(lambda: len(opened) > 55, 60)
+        await until(lambda: len(opened) > 75, 60)
         after = threading.active_count(), len(asyncio.all_tasks()), rss_mb()
         lost = daemon.health()["dropped_s_total"]
     assert after[0] == before[0]
     assert abs(after[1] - before[1]) <= 1
     assert after[2] - before[2] < 15.0
-    assert lost >= 0.5 * 55  # what earlier openings lost stays counted
+    assert lost >= 0.5 * 75  # what earlier openings lost stays counted
     events = [item for item in inbox.items if isinstance(item, Event)]
     started = [event for event in events if event.state is State.STARTED]
     ended = {event.id for event in events if event.state is State.ENDED}
-    assert len(started) > 40  # no cool-down of the opening before
+    assert len(started) > 60  # no cool-down of the opening before
     assert {event.id for event in started} == ended
     assert len(ended) == len(started)
     presences = [item.presence for item in inbox.items if isinstance(item, RoomChanged)]
