@@ -1,4 +1,4 @@
-"""Sentences of one language: those of home-assistant-intents (CC-BY-4.0) and our own, compiled for hassil.
+"""Sentences of one language: those of home-assistant-intents and our own, compiled for hassil.
 
 `config/intents/<language>.yaml` holds our own in hassil's format, merged over the package's, and how people talk:
 `before` and `after` list what may stand around a command, `replace` what is written in several ways.

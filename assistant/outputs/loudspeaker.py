@@ -17,8 +17,8 @@ from assistant.voices.voice import Spoken
 
 END_SECONDS = 5.0  # after its duration the speech must have been played
 CLOSE_SECONDS = 2.0
-BLOCK_SECONDS = 0.01
-LATENCY_SECONDS = 0.04  # of the device's buffer: what is still heard when the sound server does not drop it
+BLOCK_SECONDS = 0.02
+LATENCY_SECONDS = 0.1  # of the device's buffer: what is still heard when the sound server does not drop it
 LEAD_SECONDS = 0.1  # of silence first: sound servers and amplifiers swallow the beginning
 TAIL_SECONDS = 0.25  # of silence at the end: sound servers drop what they still hold when a stream ends
 RATES = (48_000.0, 44_100.0)  # to try after the speech's own rate and the device's
