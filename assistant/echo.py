@@ -25,12 +25,12 @@ BANDS = 14  # of equal width on the mel scale
 RANGE = (250.0, 4_500.0)  # Hz
 DELAYS = 40  # hops of 20 ms: 0.8 s from a player's start until the microphone hears it
 LEARN = 45  # hops with echo before there is a verdict
-MARGIN_DB = 9.0  # above the loudest echo that the coupling lets expect
+MARGIN_DB = 2.0  # above the loudest echo that the coupling lets expect
 NOISE_DB = 12.0  # above the room's noise
 TAIL_DB = 0.7  # a hop: reverberation of 60 dB in 1.7 s, more than a room has
-SHARE = 0.3  # of the bands must exceed
+SHARE = 0.25  # of the bands must exceed
 SPAN = 25  # hops, of which
-LONG = 15  # must exceed: 0.3 of 0.5 s
+LONG = 9  # must exceed: 0.18 of 0.5 s
 MEMORY = 400  # hops: 8 s of couplings
 
 Levels = NDArray[np.float64]
@@ -92,7 +92,7 @@ class Echo:
         enough = np.isfinite(coupling).sum(axis=0) >= LEARN // 2
         learnt = np.full(BANDS, np.nan)
         if enough.any():
-            learnt[enough] = np.nanpercentile(coupling[:, enough], 97, axis=0)
+            learnt[enough] = np.nanpercentile(coupling[:, enough], 95, axis=0)
         self._coupling = learnt
 
     def _exceeds(self, level: Levels, hop: int) -> bool:
