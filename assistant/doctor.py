@@ -112,6 +112,8 @@ class Report:
     folder: str  # of the models
     microphones: tuple[str, ...]
     microphone_trouble: str | None
+    loudspeakers: tuple[str, ...]
+    voices: dict[str, str | None]  # each engine: what it lacks; None: nothing
     mqtt: str
     models: dict[str, bool]  # of the store: whether they are there
     torch: Torch | None
@@ -131,7 +133,11 @@ class Report:
 
 def examine(config: Config) -> Report:
     """Look at this machine. Takes about a second, longer only where torch must be asked for GPUs."""
-    with _beside(_native_trouble) as native, _beside(_microphones) as ears, _beside(lambda: _broker(config)) as broker:
+    with (
+        _beside(_native_trouble) as native,
+        _beside(lambda: (*_microphones(), _loudspeakers())) as sound,
+        _beside(lambda: _broker(config)) as broker,
+    ):
         directory = config.models.dir
         memory, memory_free = _memory()
         torch = _torch()
@@ -141,7 +147,9 @@ def examine(config: Config) -> Report:
         chosen, chosen_trouble = _chosen(config, gpus, memory_free)
         if chosen is not None and chosen.name not in HUB:
             llms = (chosen, *llms)
-        microphones, trouble = ears(PATIENCE, ((), f"the sound server gave no answer in {PATIENCE} s"))
+        microphones, trouble, loudspeakers = sound(
+            PATIENCE, ((), f"the sound server gave no answer in {PATIENCE} s", ())
+        )
         native_trouble = native(10.0, "the native libraries took more than 10 s to load")
         embedded = _embedded(config, native_trouble)
         return Report(
@@ -156,6 +164,8 @@ def examine(config: Config) -> Report:
             folder=str(store.root(directory)),
             microphones=microphones,
             microphone_trouble=trouble,
+            loudspeakers=loudspeakers,
+            voices=_voices(config),
             mqtt=broker(2 * PATIENCE, "the configured broker's name was not found in time"),
             models={model.name: model.installed for model in listed},
             torch=torch,
@@ -419,6 +429,29 @@ def _native_trouble() -> str | None:
     return f"the native libraries do not load: {lines[-1]}; remedy: install kikimimi again"
 
 
+def _loudspeakers() -> tuple[str, ...]:
+    from assistant.outputs.loudspeaker import outputs  # noqa: PLC0415 (loads PortAudio)
+
+    try:
+        return tuple(output.name for output in outputs())
+    except AssistantError:  # the microphones' line says what PortAudio lacks
+        return ()
+
+
+def _voices(config: Config) -> dict[str, str | None]:
+    """What each engine lacks; those that are neither chosen nor installed are left out."""
+    from assistant.voices import espeak, kokoro, piper  # noqa: PLC0415
+
+    program = config.say.piper.program
+    lacking = {
+        "espeak": None if shutil.which("espeak-ng") else espeak.REMEDY,
+        "piper": None if shutil.which(program) and config.say.piper.voice else piper.REMEDY,
+        "kokoro": None if all(map(importlib.util.find_spec, kokoro.PACKAGES)) else kokoro.REMEDY,
+    }
+    shown = {"espeak", config.say.engine}
+    return {name: remedy for name, remedy in lacking.items() if remedy is None or name in shown}
+
+
 def _microphones() -> tuple[tuple[str, ...], str | None]:
     from assistant.audio.microphone import devices  # noqa: PLC0415 (loads PortAudio)
 
@@ -450,6 +483,9 @@ def lines(report: Report) -> Iterator[str]:
         f"{_gb(report.memory_free)} free"
     )
     yield f"microphones: {'; '.join(report.microphones) or report.microphone_trouble}"
+    yield f"loudspeakers: {'; '.join(report.loudspeakers) or 'none found'}"
+    voices = (f"{name} (missing; remedy: {remedy})" if remedy else name for name, remedy in report.voices.items())
+    yield f"voices: {'; '.join(voices)}"
     yield f"MQTT: {report.mqtt}"
     yield f"models: {report.folder}, {_gb(report.disk_free)} of the disk free"
     yield f"  there: {', '.join(name for name, there in report.models.items() if there) or 'none'}"

@@ -201,3 +201,11 @@ def test_nvidias_tool_is_asked_where_torch_cannot(tmp_path: Path, monkeypatch: p
     assert doctor._gpus(None) == (Gpu("NVIDIA GeForce RTX 3090", 24_576 << 20, 20_000 << 20, False),)
     tool.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n", "utf-8")
     assert doctor._gpus(None) == ()
+
+
+def test_a_voice_that_is_missing_is_told_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config.model_validate({"say": {"engine": "piper", "piper": {"voice": "en_US-joe-medium"}}})
+    monkeypatch.setenv("PATH", "")
+    lacking = doctor._voices(config)
+    assert "apt-get install espeak-ng" in (lacking["espeak"] or "")
+    assert "piper-tts" in (lacking["piper"] or "")
