@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,13 @@ def _state_of_nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _log_level_of_nobody() -> Iterator[None]:
+    """A command that a test runs in this process sets the level of its log, which is that of all tests."""
+    yield
+    logging.getLogger("assistant").setLevel(logging.NOTSET)
 
 
 def pulled(name: str) -> Path:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,16 +17,6 @@ rooms:
 devices:
 - {name: kitchen light, aliases: [Küchenlicht, キッチンの電気], area: kitchen, domain: light, topic: k/light}
 """
-
-
-@pytest.fixture(autouse=True)
-def _loggers_as_before() -> Iterator[None]:
-    """The command sets up logging for its process, which here is that of all tests."""
-    log, root = logging.getLogger("assistant"), logging.getLogger()
-    level, handlers = log.level, list(root.handlers)
-    yield
-    log.setLevel(level)
-    root.handlers[:] = handlers
 
 
 @pytest.fixture

@@ -127,7 +127,7 @@ def test_native_chatter_goes_to_the_debug_log(
 ) -> None:
     import os  # noqa: PLC0415
 
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="assistant")
     with startup.native_chatter_logged():
         os.write(2, b"INFO: a delegate says hello\n")
     assert "a delegate says hello" in caplog.text

@@ -70,7 +70,12 @@ async def hearing(port: int) -> AsyncIterator[Hearer]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        assert not {one for one in asyncio.all_tasks() if one.get_name().startswith("satellite")}
+        for _ in range(100):  # the generator is closed by the loop, soon
+            left = {one for one in asyncio.all_tasks() if one.get_name().startswith("satellite")}
+            if not left:
+                break
+            await asyncio.sleep(0.02)
+        assert not left
 
 
 @asynccontextmanager
