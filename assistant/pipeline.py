@@ -44,6 +44,7 @@ from assistant.segment.speech import Phase, Speech, SpeechSettings
 from assistant.segment.windows import Windows, WindowSettings
 from assistant.tracking import SoundSettings, SoundTable, Tracker
 from assistant.understanding import Captions, SharedTagger, Sounds
+from assistant.waiting import at_most
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -287,10 +288,7 @@ class Pipeline:
                     part.close()
 
     async def _at_most(self, limit: float, finishing: Coroutine[Any, Any, None] | asyncio.Task[None]) -> None:
-        try:
-            async with asyncio.timeout(limit):
-                await finishing
-        except TimeoutError:
+        if not await at_most(limit, finishing):
             log.warning("%s: the models had no answer within %.0f s; what was said last is lost", self._name, limit)
 
     async def _unless_cancelled(self, finishing: Coroutine[Any, Any, None]) -> None:

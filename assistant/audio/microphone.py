@@ -24,6 +24,7 @@ from assistant.audio.source import Block, SourceStats, Splicer
 from assistant.channel import Channel
 from assistant.errors import SourceError
 from assistant.events import Chunk
+from assistant.waiting import at_most
 
 BLOCK_SECONDS = 0.04
 HELD_BLOCKS = 250  # 10 s between PortAudio's thread and whoever takes the chunks
@@ -90,10 +91,7 @@ class Microphone:
             ) from None
         finally:
             held.close()
-            try:
-                async with asyncio.timeout(CLOSE_SECONDS):
-                    await portaudio.in_thread(capture.close)
-            except TimeoutError:
+            if not await at_most(CLOSE_SECONDS, portaudio.in_thread(capture.close)):
                 # An unplugged device or a frozen sound server may never let go. The thread is a daemon, and PortAudio's
                 # own clean-up at exit, which would hang as well, is left to the kernel.
                 atexit.unregister(portaudio.library(SourceError)._exit_handler)

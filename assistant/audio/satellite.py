@@ -25,6 +25,7 @@ from assistant.channel import Channel, ClosedError
 from assistant.errors import SourceError
 from assistant.events import SAMPLE_RATE, Chunk, seconds
 from assistant.voices.voice import Spoken
+from assistant.waiting import at_most
 from assistant.wyoming_events import RATES, Refusal, decoded, event_of, form_of, pcm_of, text_of
 
 log = logging.getLogger(__name__)
@@ -293,16 +294,18 @@ class Satellite:
         """Tell it that nobody listens any more, if it is still there, and close."""
         if not talking.done():
             with suppress(OSError, TimeoutError):
-                async with asyncio.timeout(FAREWELL_SECONDS):
-                    await link.send(Event("pause-satellite"))
-                    link.writer.write_eof()
-                    # To close on what it still sends would reset the connection, and it might never read this.
-                    await asyncio.wait((talking,))
+                await at_most(FAREWELL_SECONDS, self._goodbye(link, talking))
         talking.cancel()
         link.close()
         await asyncio.wait((talking,))
         if not talking.cancelled():
             talking.exception()  # told already, or of no interest any more
+
+    async def _goodbye(self, link: Link, talking: asyncio.Task[None]) -> None:
+        await link.send(Event("pause-satellite"))
+        link.writer.write_eof()
+        # To close on what it still sends would reset the connection, and it might never read this.
+        await asyncio.wait((talking,))
 
     # the connection
 

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Mapping, Sequence
 
 from assistant.errors import VoiceError
+from assistant.waiting import at_most
 
 OUTPUT_LIMIT = 20_000_000  # bytes of standard output: three minutes at 48 kHz and a header
 ERROR_LIMIT = 8_000  # bytes of standard error that are read for the message
@@ -39,9 +40,7 @@ async def kill(process: asyncio.subprocess.Process) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     if process.stdin is not None:
         process.stdin.close()
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(KILL_SECONDS):
-            await process.wait()
+    await at_most(KILL_SECONDS, process.wait())
 
 
 async def run(command: Sequence[str], text: str, *, engine: str, remedy: str, seconds: float) -> bytes:
