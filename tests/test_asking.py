@@ -65,29 +65,37 @@ def test_a_question_is_answered_as_one_line_of_json(
     assert line["seconds"] > 0
 
 
-def test_ctrl_c_ends_an_answer_on_a_terminal_with_130(configured: Path, tone: Path) -> None:
+def interrupted(command: list[str], environment: dict[str, str]) -> tuple[int, bytes, float]:
+    """Run on a terminal and press Ctrl-C at the first sign: exit code, what was written, seconds until the end."""
     parent, child = pty.openpty()
-    environment = {**os.environ, "XDG_CONFIG_HOME": str(tone.parent), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", ENTRY, "ask", "-c", str(configured), str(tone), "--text", "Go on and on"]
     process = subprocess.Popen(
         command, stdout=child, stderr=subprocess.DEVNULL, env=environment, start_new_session=True
     )
     os.close(child)
-    first = os.read(parent, 1)  # it streams: the first piece comes long before the last
+    written = os.read(parent, 1)  # it streams: the first piece comes long before the last
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
-    rest = b""
     try:
         while piece := os.read(parent, 4_096):
-            rest += piece
+            written += piece
     except OSError:  # how Linux tells that nobody writes to a terminal any more
         pass
-    assert process.wait(20) == 130
+    code = process.wait(20)
     os.close(parent)
-    assert first
-    assert rest.endswith(b"\n")  # the prompt of the shell has a line of its own
-    assert time.monotonic() - began < 15.0  # the end of the interpreter, on a busy machine
-    assert len(rest.decode("utf-8", "replace")) < 600  # the whole answer has 256 tokens, 1,500 signs
+    return code, written, time.monotonic() - began
+
+
+def test_ctrl_c_ends_an_answer_on_a_terminal_with_130(configured: Path, tone: Path) -> None:
+    environment = {**os.environ, "XDG_CONFIG_HOME": str(tone.parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", ENTRY, "ask", "-c", str(configured), str(tone), "--text", "Go on and on"]
+    for _ in range(4):
+        code, written, seconds = interrupted(command, environment)
+        if code != 0:  # 0: on a busy machine the whole answer, half a second, was there before Ctrl-C was pressed
+            break
+    assert code == 130
+    assert written.endswith(b"\n")  # the prompt of the shell has a line of its own
+    assert seconds < 15.0  # the end of the interpreter, on a busy machine
+    assert len(written.decode("utf-8", "replace")) < 600  # the whole answer has 256 tokens, 1,500 signs
 
 
 @pytest.mark.parametrize("name", ["caption", "translate"])
