@@ -37,7 +37,6 @@ def subscribe() -> Iterator[Callable[..., Subscriber]]:
 
     def make(port: int, protocol: MQTTProtocolVersion = MQTTProtocolVersion.MQTTv311) -> Subscriber:
         made.append(Subscriber(port).start(protocol))
-        assert made[-1].subscribed.wait(10), "the broker did not answer"
         return made[-1]
 
     yield make

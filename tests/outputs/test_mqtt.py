@@ -240,6 +240,7 @@ async def test_what_the_broker_does_not_take_is_dropped_not_sent_for_ever(
     mosquitto.start()
     subscriber = subscribe(mosquitto.port)
     output = started(mosquitto.port, homeassistant_settings=NO_DISCOVERY)
+    await until(subscriber.subscribed.is_set)
     await online(output)
     output.offer(Publish("big", "x" * 10_000, rule="big"))
     output.offer(Publish("small", "x"))
