@@ -276,7 +276,7 @@ class Intents:
         if best.response in _EVERYWHERE and area is not None and not said:
             del entities["area"]
             area = None
-        values: dict[str, Any] = {slot: entity.value for slot, entity in entities.items()}
+        values: dict[str, Any] = {slot: _whole(entity.value) for slot, entity in entities.items()}
         rooms = frozenset(self._places.rooms_of(str(area.value))) if area is not None else None
         acts = self._acts(name, values)
         targets: list[Device] = []
@@ -475,6 +475,11 @@ def check_value(action: str, value: float | str | None, device: DeviceSettings) 
 
 def _plainly(value: float | str | None) -> str:
     return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+
+def _whole(value: Any) -> Any:  # noqa: ANN401 (whatever a slot holds)
+    """40 for 40.0, as people and most devices write it."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _spoken(name: str) -> str:

@@ -349,7 +349,7 @@ async def test_a_room_opened_again_and_again_starts_afresh_and_leaves_nothing_be
         after = threading.active_count(), len(asyncio.all_tasks()), rss_mb()
         lost = daemon.health()["dropped_s_total"]
     assert after[0] <= before[0] + 2  # asyncio's own pool may still grow; a leak would be one per opening, 50
-    assert abs(after[1] - before[1]) <= 1
+    assert after[1] <= before[1] + 5  # an opening has several of its own; a leak would be 50 or more
     assert after[2] - before[2] < 15.0
     assert lost >= 0.5 * 75  # what earlier openings lost stays counted
     events = [item for item in inbox.items if isinstance(item, Event)]

@@ -163,3 +163,13 @@ def test_numerals() -> None:
         35,
         0,
     ]
+
+
+def test_a_french_timer_is_no_music_and_whole_numbers_stay_whole() -> None:
+    french = house(device("lampe", payloads={"brightness": "{{ value }}"}), languages=("fr",))
+    timer = french.understand("Démarre un minuteur de 5 minutes", language="fr", area="kitchen")
+    assert isinstance(timer, Intent)
+    assert (timer.name, timer.slots) == ("HassStartTimer", {"minutes": 5})
+    dimmed = french.understand("Règle la luminosité de la lampe à 40 %", language="fr", area="kitchen")
+    assert isinstance(dimmed, Intent)
+    assert repr(dimmed.slots["brightness"]) == "40"
