@@ -31,6 +31,12 @@ Domain = Literal[
     "valve",
     "lawn_mower",
     "input_boolean",
+    "input_button",
+    "todo",
+    "weather",
+    "sensor",
+    "binary_sensor",
+    "person",
 ]
 Action = Literal[
     "on",
@@ -65,6 +71,8 @@ VALUED: Final = frozenset(
     {"brightness", "color", "color_temperature", "position", "temperature", "speed", "fan_mode", "volume"}
 )  # actions that mean nothing without their value
 
+ONLY_ASKED: Final = frozenset({"todo", "weather", "sensor", "binary_sensor", "person"})  # Home Assistant knows of them
+
 _SWITCHED: Final = {"on": "ON", "off": "OFF"}
 _MOVED: Final = {"open": "OPEN", "close": "CLOSE", "stop": "STOP"}
 DEFAULTS: Final[Mapping[str, Mapping[str, str]]] = {  # those of Home Assistant's MQTT entities
@@ -74,6 +82,7 @@ DEFAULTS: Final[Mapping[str, Mapping[str, str]]] = {  # those of Home Assistant'
     "scene": {"on": "ON"},
     "script": {"on": "ON"},
     "button": {"on": "PRESS"},
+    "input_button": {"on": "PRESS"},
     "vacuum": {"start": "start", "return": "return_to_base", "stop": "stop", "pause": "pause"},
     "lawn_mower": {"start": "start_mowing", "return": "dock", "pause": "pause"},
 }
@@ -140,6 +149,8 @@ class DeviceSettings(Settings):
     def _whole(self) -> DeviceSettings:
         if self.topic is not None and self.domain is None:
             raise ValueError(f"{self.name}: a device with a topic needs a domain: {', '.join(get_args(Domain))}")
+        if self.domain in ONLY_ASKED and (self.topic is not None or self.payloads):
+            raise ValueError(f"{self.name}: a {self.domain} is told nothing; leave out topic and payloads")
         if self.payloads and self.domain is None:
             raise ValueError(f"{self.name}: a device with payloads needs a domain: {', '.join(get_args(Domain))}")
         if any(not alias.strip() for alias in (self.name, *self.aliases)):
@@ -216,10 +227,15 @@ class Places:
                 named[key(device.area)] = {device.area: None}
                 self.spoken[key(device.area)] = device.area
         self._rooms = {name: tuple(found) for name, found in named.items()}
+        self._titles = {key(room): names[0] for room, names in rooms.items() if names}
 
     def rooms_of(self, name: str) -> tuple[str, ...]:
         """The rooms that are called so, or are in the area that is; empty: there is none."""
         return self._rooms.get(key(name), ())
+
+    def title(self, name: str) -> str:
+        """What to call a place in a reply: the first name of a room, rather than its id."""
+        return self._titles.get(key(name)) or self.spoken.get(key(name), name)
 
 
 class Device:

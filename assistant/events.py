@@ -176,6 +176,7 @@ class Intent:
     language: str  # ISO 639-1 of the command
     publish: tuple[Publish, ...] = ()  # what its devices are told; empty: left to whoever reads the intent
     reply: str = ""  # what to say, in `language`
+    undone: str = ""  # why nothing follows here, for a person; empty: something does, or it was only to be answered
     free: frozenset[str] = frozenset()  # slots that hold words as they were said, not names of this home
 
     def to_json(self) -> dict[str, Any]:

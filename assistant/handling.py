@@ -73,7 +73,7 @@ class Handler:
         The model is not asked where every utterance counts as a command: it would have to judge the television.
         """
         if isinstance(meaning, Intent):
-            self._carry_out(event, meaning)
+            self._carry_out(event, meaning, address)
             return
         asked = address.by is not Wake.NONE and not meaning.matched
         if asked and self._choose is not None and len(self._choosing) < CHOOSING:
@@ -94,7 +94,7 @@ class Handler:
         self.counts["understood"] += 1
         for message in meaning.publish:
             self._tell(message)
-        return Conversation(bool(meaning.publish or meaning.reply), meaning.reply, meaning)
+        return Conversation(bool(meaning.publish or (meaning.reply and not meaning.undone)), meaning.reply, meaning)
 
     def health(self) -> Mapping[str, int]:
         """Commands by what became of them."""
@@ -105,7 +105,7 @@ class Handler:
         for task in self._choosing:
             task.cancel()
 
-    def _carry_out(self, event: Event, intent: Intent) -> None:
+    def _carry_out(self, event: Event, intent: Intent, address: Address) -> None:
         self.counts["understood"] += 1
         event = replace(event, intent=intent)
         shown = event if self._transcripts else without_words(event)
@@ -113,7 +113,8 @@ class Handler:
         self._tell(IntentRecognised(shown, handled=bool(intent.publish)))
         for message in intent.publish:
             self._tell(message)
-        if intent.reply:
+        # Where every utterance counts as a command, nobody need hear that a question of the television was none.
+        if intent.reply and not (intent.undone and address.by is Wake.NONE):
             self._say(Say(intent.reply, event.room, intent.language, reply=True))
 
     async def _chosen(self, event: Event, meaning: NotUnderstood, address: Address) -> None:
@@ -121,7 +122,7 @@ class Handler:
         if intent is None:
             self._sorry(event, meaning, address)
         else:
-            self._carry_out(event, intent)
+            self._carry_out(event, intent, address)
 
     async def _choice(self, text: str, language: str | None, room: str | None) -> Intent | None:
         """What the model chose among what the devices can do; None: nothing, or it took too long."""

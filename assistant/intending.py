@@ -54,6 +54,8 @@ def show(outcome: Intent | NotUnderstood, out: TextIO, *, as_json: bool = False)
         out.write(f"publish {message.topic} {message.payload}\n")
     if not outcome.publish:
         out.write("publish nothing to devices: left to whoever reads kikimimi/<room>/intent, such as Home Assistant\n")
+    if outcome.undone:
+        out.write(f"because {outcome.undone}\n")
     out.write(f"reply   {outcome.reply or '(none)'}\n")
     return 0
 
@@ -62,4 +64,5 @@ def _json(outcome: Intent | NotUnderstood) -> Mapping[str, Any]:
     if isinstance(outcome, NotUnderstood):
         return {"intent": None, "reason": outcome.reason}
     publish = [{"topic": message.topic, "payload": message.payload} for message in outcome.publish]
-    return {"intent": outcome.to_json(), "language": outcome.language, "publish": publish, "reply": outcome.reply}
+    told = {"intent": outcome.to_json(), "language": outcome.language, "publish": publish, "reply": outcome.reply}
+    return {**told, "reason": outcome.undone} if outcome.undone else told

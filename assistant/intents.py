@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from assistant.devices import ACTIONS, Device, DeviceList, DeviceSettings, Places, key
 from assistant.errors import AssistantError, ConfigurationError
 from assistant.events import Intent, Publish
-from assistant.grammar import LONGEST, Grammar, language_of
+from assistant.grammar import LONGEST, Grammar, language_of, scale_of, simplified, unmarked
 
 if TYPE_CHECKING:
     from hassil.intents import SlotList
@@ -78,9 +78,27 @@ _DOMAINS: Final[Mapping[str, str]] = {  # of intents that need not say it
     "HassLawnMowerStartMowing": "lawn_mower",
     "HassLawnMowerDock": "lawn_mower",
 }
+_NO_ROOM: Final = "it names no room, and none is known that heard it"
+_NOWHERE: Final = ""  # the room of a command that none was told to have heard
+HOTTEST_CELSIUS: Final = 60  # a device that can be set to more counts in Fahrenheit
 _PERCENT: Final = frozenset({"brightness", "position", "speed", "volume"})
 _EVERYWHERE: Final = frozenset({"light_all", "lights_all", "fan_all", "fans_all"})
-_REPLIES: Final[Mapping[str, str]] = {one: one for one in ("cover", "valve", "lock", "scene", "script", "button")}
+_ONE_OF_A_HOUSE: Final = frozenset({"garage", "gate"})  # where there is one, it is meant from every room
+_ANSWERED: Final = frozenset({"HassGetCurrentTime", "HassGetCurrentDate", "HassNevermind", "HassRespond"})
+_KEPT_BY: Final[Mapping[str, str]] = {  # what has to be configured, without a topic, for others to do it
+    "HassListAddItem": "todo",
+    "HassListCompleteItem": "todo",
+    "HassListRemoveItem": "todo",
+    "HassShoppingListAddItem": "todo",
+    "HassShoppingListCompleteItem": "todo",
+    "HassGetWeather": "weather",
+    "HassClimateGetTemperature": "climate",
+    "HassMediaSearchAndPlay": "media_player",
+    "HassVacuumCleanArea": "vacuum",
+}
+_REPLIES: Final[Mapping[str, str]] = {one: one for one in ("cover", "valve", "lock", "scene", "script", "button")} | {
+    "input_button": "button"
+}
 _ARTICLES: Final = frozenset(
     (
         "the",
@@ -127,6 +145,15 @@ class Target:
     rooms: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What is known of a command beside its words, or was taken out of them."""
+
+    area: str | None  # the room that heard it
+    now: datetime | None
+    scale: str | None  # of its degrees: C or F
+
+
 class _RefusedError(Exception):
     """A sentence fits, but nothing may follow from it."""
 
@@ -151,6 +178,7 @@ class Intents:
         self.languages = tuple(dict.fromkeys(self._checked(code) for code in languages))
         self._places = Places(rooms, devices)
         self._devices = [Device(device, self._places) for device in devices]
+        self._names = _variants((*self._places.spoken.values(), *(name for device in devices for name in device.names)))
         self._folder = folder
         self._grammars: dict[str, Grammar] = {}
         self._slots: dict[str, SlotList] | None = None
@@ -208,15 +236,17 @@ class Intents:
 
     def _understand(self, text: str, code: str, area: str | None, now: datetime | None) -> Intent | NotUnderstood:
         grammar = self._grammar(code)
-        if len(text) > 2 * LONGEST or len(plain := grammar.plain(text)) > LONGEST:
+        if len(text) > 2 * LONGEST or len(plain := grammar.plain(text, self._names)) > LONGEST:
             return NotUnderstood(f"longer than {LONGEST} characters: no command", language=code)
         if not plain:
             return NotUnderstood("nothing was said", language=code)
         results = self._results(grammar, plain, area)
+        if not results and area is None:
+            results = self._results(grammar, plain, _NOWHERE)
         if not results:
             return self._unmatched(grammar, plain, area)
         try:
-            return self._intent(grammar, results, plain, area, now)
+            return self._intent(grammar, results, plain, _Told(area, now, scale_of(text)))
         except _RefusedError as refused:
             return NotUnderstood(str(refused), matched=True, language=code)
         except AssistantError as error:  # a payload's template failed on the value
@@ -236,13 +266,17 @@ class Intents:
         names = [
             (name, index, {"domain": device.settings.domain or "switch"})
             for index, device in enumerate(self._devices)
-            for name in dict.fromkeys(map(_spoken, device.settings.names))
+            for name in _variants(device.settings.names)
         ]
-        areas = [(_spoken(name), code) for code, name in self._places.spoken.items()]
+        areas = [(name, code) for code, spoken in self._places.spoken.items() for name in _variants((spoken,))]
         return {
             "name": TextSlotList.from_tuples(names, allow_template=False, name="name"),
             "area": TextSlotList.from_tuples(areas, allow_template=False, name="area"),
-            "floor": TextSlotList.from_tuples([], name="floor"),
+            "floor": TextSlotList.from_tuples(
+                [(name, code) for name, code in areas if len(self._places.rooms_of(code)) > 1],
+                allow_template=False,
+                name="floor",
+            ),
         }
 
     def _results(self, grammar: Grammar, plain: str, area: str | None) -> list[RecognizeResult]:
@@ -257,28 +291,32 @@ class Intents:
         for number in _NUMBER.findall(plain):
             if float(number) > 100 and self._results(grammar, plain.replace(number, "20", 1), area):
                 return NotUnderstood(f"{number} is out of range", matched=True, language=grammar.language)
-        if area is None and self._places.spoken and self._results(grammar, plain, next(iter(self._places.spoken))):
-            return NotUnderstood("it names no room, and none is known that heard it", True, grammar.language)
         return NotUnderstood(f"no sentence of {grammar.language} fits", language=grammar.language)
 
     # ------------------------------------------------------------------------------------------- from result to intent
 
-    def _intent(
-        self, grammar: Grammar, results: list[RecognizeResult], plain: str, heard: str | None, now: datetime | None
-    ) -> Intent:
+    def _intent(self, grammar: Grammar, results: list[RecognizeResult], plain: str, told: _Told) -> Intent:
+        heard = told.area
         best = results[0]
         name = best.intent.name
-        entities = {slot: entity for slot, entity in best.entities.items() if slot != "floor"}
+        entities = dict(best.entities)
         if name == "HassTurnOn" and "name" in entities and not entities["name"].is_wildcard:
             self._refuse_bare(plain, entities["name"].text, self._devices[int(entities["name"].value)])
-        area = entities.get("area")
+        area, floor = entities.get("area"), entities.pop("floor", None)
         said = area is not None and not (area.metadata or {}).get("heard")
+        if floor is not None and not said:
+            area = entities["area"] = floor
+            said = True
         if best.response in _EVERYWHERE and area is not None and not said:
             del entities["area"]
             area = None
         values: dict[str, Any] = {slot: _whole(entity.value) for slot, entity in entities.items()}
         rooms = frozenset(self._places.rooms_of(str(area.value))) if area is not None else None
+        if floor is not None and rooms is not None:
+            rooms &= frozenset(self._places.rooms_of(str(floor.value)))
         acts = self._acts(name, values)
+        if acts is None and area is not None and not said and heard is None:
+            raise _RefusedError(_NO_ROOM)
         targets: list[Device] = []
         if acts is not None or ("name" in entities and not entities["name"].is_wildcard):
             targets = self._targets(name, results, values, rooms, said=said, heard=heard)
@@ -286,17 +324,36 @@ class Intents:
             values["name"] = targets[0].settings.name
         if rooms is not None:
             values["area"] = next(iter(rooms)) if len(rooms) == 1 else self._places.spoken.get(str(values["area"]))
-        publish = () if acts is None else self._publish(acts, targets, values, named="name" in entities)
-        spoken = self._spoken_values(best, values, targets, now)
+        publish = () if acts is None else self._publish(acts, targets, values, told.scale)
+        spoken = self._spoken_values(best, values, targets, told.now)
+        reply = grammar.reply(name, best.response, spoken) if publish or name in _ANSWERED else ""
+        undone = "" if publish or name in _ANSWERED else self._undone(name, values, targets)
+        if undone and not self._lent(name, values, targets):
+            reply = grammar.cannot(name)
         return Intent(
             name=name,
             slots=values,
             source="hassil",
             language=grammar.language.split("-")[0],
             publish=publish,
-            reply=grammar.reply(name, best.response, spoken) if publish or acts is None else "",
+            reply=reply,
+            undone=undone,
             free=frozenset(slot for slot, entity in entities.items() if entity.is_wildcard),
         )
+
+    def _lent(self, intent: str, values: Mapping[str, Any], targets: Sequence[Device]) -> list[Device]:
+        """The devices without a topic that an intent is about: others act on them, and answer."""
+        domain = values.get("domain") or _KEPT_BY.get(intent)
+        about = targets or [device for device in self._devices if domain and device.settings.domain == domain]
+        return [device for device in about if not device.told]
+
+    def _undone(self, intent: str, values: Mapping[str, Any], targets: Sequence[Device]) -> str:
+        """Why nothing follows here from an intent that was understood."""
+        if lent := self._lent(intent, values, targets):
+            return f"{', '.join(device.settings.name for device in lent)}: there is no topic; others may act"
+        if intent in {"HassGetState", "HassClimateGetTemperature"}:
+            return "what state things are in is not known here; others may answer"
+        return f"nothing here does {intent}; others may act"
 
     @staticmethod
     def _refuse_bare(plain: str, name: str, device: Device) -> None:
@@ -341,8 +398,13 @@ class Intents:
             if device.settings.domain == domain and (kinds is None or device.settings.device_class in kinds)
         ]
         here = fitting if rooms is None else [device for device in fitting if device.rooms & rooms]
-        if not here and not said and intent.startswith("HassClimate") and len(fitting) == 1:
-            return fitting  # the only thermostat of the house need not hang in this room
+        only = len(fitting) == 1 and (
+            intent.startswith("HassClimate") or (kinds is not None and kinds <= _ONE_OF_A_HOUSE)
+        )
+        if not here and not said and only:
+            return fitting  # the only thermostat or garage door of the house need not be in this room
+        if not here and rooms is not None and not said and heard is None:
+            raise _RefusedError(_NO_ROOM)
         if not here and self._devices:
             what = " or ".join(sorted(kinds)) if kinds else domain or "device"
             raise _RefusedError(f"there is no {what} in {', '.join(sorted(rooms)) if rooms else 'the configuration'}")
@@ -375,8 +437,7 @@ class Intents:
         acts: Sequence[tuple[str, str | None]],
         targets: Sequence[Device],
         values: Mapping[str, Any],
-        *,
-        named: bool,
+        scale: str | None,
     ) -> tuple[Publish, ...]:
         """What the targets are told; empty when they have no topics. Raises `_RefusedError` if they cannot do it."""
         told = [device for device in targets if device.told]
@@ -386,6 +447,7 @@ class Intents:
             reached = 0
             for device in told:
                 action = turned(act, device.settings.domain)
+                check_scale(action, scale, device.settings)
                 check_value(action, value, device.settings)
                 message = device.message(action, None if isinstance(value, str) and slot == "volume_step" else value)
                 if message is not None:
@@ -410,6 +472,8 @@ class Intents:
             slots["name"] = targets[0].settings.name
         if "device_class" in values:
             slots["device_class"] = values["device_class"]
+        if "area" in values:
+            slots["area"] = self._places.title(str(values["area"]))
         if now is not None:
             slots |= {"time": now.time(), "date": now.date()}
         domain = targets[0].settings.domain if targets else values.get("domain")
@@ -473,6 +537,14 @@ def check_value(action: str, value: float | str | None, device: DeviceSettings) 
             raise _RefusedError(f"{device.name}: {_plainly(value)} degrees are out of range: {low:g} to {high:g}")
 
 
+def check_scale(action: str, scale: str | None, device: DeviceSettings) -> None:
+    """Raise `_RefusedError` for degrees of the scale that the device does not have."""
+    low, high = device.temperatures
+    own = "F" if high > HOTTEST_CELSIUS else "C"
+    if action == "temperature" and scale is not None and scale != own:
+        raise _RefusedError(f"{device.name}: degrees are °{own} there, as its temperatures say: {low:g} to {high:g}")
+
+
 def _plainly(value: float | str | None) -> str:
     return f"{value:g}" if isinstance(value, int | float) else str(value)
 
@@ -482,8 +554,12 @@ def _whole(value: Any) -> Any:  # noqa: ANN401 (whatever a slot holds)
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _variants(names: Iterable[str]) -> list[str]:
+    """Names as recognisers write them; those in traditional Chinese characters in simplified ones too."""
+    spoken = [_spoken(name) for name in names]
+    return list(dict.fromkeys((*spoken, *map(simplified, spoken))))
+
+
 def _spoken(name: str) -> str:
     """A name as a recogniser writes it, for the grammar."""
-    import unicodedata  # noqa: PLC0415
-
-    return " ".join(unicodedata.normalize("NFKC", name).replace("’", "'").replace("_", " ").split())
+    return unmarked(name.replace("_", " "))

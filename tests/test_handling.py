@@ -81,6 +81,18 @@ async def test_who_asked_is_told_that_nothing_was_understood_and_who_did_not_ask
     assert house.handler.health()["not_understood"] == 2
 
 
+async def test_what_cannot_be_done_here_is_refused_aloud_to_who_asked_and_told_all_the_same(intents: Intents) -> None:
+    house = House(intents)
+    assert await house.hear("Set a timer for five minutes.") == []
+    (recognised,) = [one for one in house.told if isinstance(one, IntentRecognised)]
+    assert not recognised.handled
+    assert ["timers are not supported" in say.text for say in house.said] == [True]
+    await house.hear("Set a timer for five minutes.", OVERHEARD)
+    assert len(house.said) == 1
+    answer = await house.handler.converse("set a timer for five minutes", "en", "attic")
+    assert (answer.handled, "not supported" in answer.text) == (False, True)
+
+
 async def test_the_model_chooses_only_what_no_sentence_matches(intents: Intents) -> None:
     asked: list[str] = []
     chosen = Intent("HassTurnOn", {"name": "lamp"}, "model", "en", (Publish("zigbee/lamp/set", "ON"),))

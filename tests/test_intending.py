@@ -65,3 +65,14 @@ def test_unknown_room_and_language_are_errors(ask) -> None:  # type: ignore[no-u
     code, out, err = ask("turn on the light", "--language", "tlh")
     assert (code, out) == (2, "")
     assert "'tlh'" in err
+
+
+def test_why_nothing_follows_from_what_was_understood(ask) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = ask("set a timer for five minutes", "--room", "kitchen")
+    assert code == 0
+    assert "because nothing here does HassStartTimer" in out
+
+    code, out, _ = ask("is the kitchen light on", "--json")
+    found = json.loads(out)
+    assert (code, found["intent"]["name"], found["publish"]) == (0, "HassGetState", [])
+    assert "not known here" in found["reason"]
