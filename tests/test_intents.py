@@ -173,3 +173,127 @@ def test_a_french_timer_is_no_music_and_whole_numbers_stay_whole() -> None:
     dimmed = french.understand("Règle la luminosité de la lampe à 40 %", language="fr", area="kitchen")
     assert isinstance(dimmed, Intent)
     assert repr(dimmed.slots["brightness"]) == "40"
+
+
+def test_what_a_name_begins_or_ends_with_is_no_filler() -> None:
+    ja = house(
+        device("おやすみモード", domain="input_boolean", topic="t/night"),
+        device("おやすみライト", topic="t/lamp", area="bedroom"),
+        device("天井灯", topic="t/ceiling", area="bedroom"),
+        languages=("ja",),
+    )
+    assert done(ja.understand("おやすみモードをオンにして", area="bedroom")) == {"t/night": "ON"}
+    assert done(ja.understand("すみません、おやすみライトを消してください", area="bedroom")) == {"t/lamp": "OFF"}
+    assert done(ja.understand("おやすみ、電気を消して", area="bedroom")) == {"t/lamp": "OFF", "t/ceiling": "OFF"}
+    en = house(device("so lamp", topic="t/so"), device("right now", domain="scene", topic="t/scene"))
+    assert done(en.understand("so, turn on the so lamp please")) == {"t/so": "ON"}
+    assert done(en.understand("so lamp on")) == {"t/so": "ON"}
+    assert done(en.understand("activate right now")) == {"t/scene": "ON"}
+
+
+def test_names_are_compared_without_their_punctuation_and_with_their_numerals_as_digits() -> None:
+    de = house(
+        device("Lampe (Bad)", topic="t/bath"), device("Dr. Kühl", domain="fan", topic="t/fan"), languages=("de",)
+    )
+    assert done(de.understand("Schalte die Lampe Bad ein")) == {"t/bath": "ON"}
+    assert done(de.understand("Schalte Dr. Kühl aus")) == {"t/fan": "OFF"}
+    ja = house(
+        device("二段ベッドの灯り", topic="t/bunk"), device("リビング・ライト", topic="t/living"), languages=("ja",)
+    )
+    assert done(ja.understand("二段ベッドの灯りをつけて")) == {"t/bunk": "ON"}
+    assert done(ja.understand("リビングライトを消して")) == {"t/living": "OFF"}
+
+
+def test_traditional_characters_are_understood_where_chinese_is_spoken() -> None:
+    zh = house(
+        device("電視", domain="media_player", topic="t/tv"), device("卧室灯", topic="t/lamp"), languages=("zh-CN",)
+    )
+    for text in ("打開電視", "打开电视"):
+        assert done(zh.understand(text)) == {"t/tv": "ON"}
+    assert done(zh.understand("請關閉臥室燈")) == {"t/lamp": "OFF"}
+    assert isinstance(zh.understand("別關臥室燈"), NotUnderstood)
+
+
+def test_degrees_of_the_other_scale_are_refused() -> None:
+    payloads = {"temperature": "{{ value }}"}
+    celsius = house(device("heating", domain="climate", payloads=payloads))
+    assert done(celsius.understand("set the heating to 20 degrees celsius")) == {"t/heating": "20"}
+    assert done(celsius.understand("set the heating to 20°C")) == {"t/heating": "20"}
+    for text in ("set the heating to 30°F", "set the heating to 30 degrees Fahrenheit"):
+        assert "degrees are °C there" in reason(celsius.understand(text))
+    fahrenheit = house(device("heating", domain="climate", payloads=payloads, temperatures=(41, 95)))
+    assert done(fahrenheit.understand("set the heating to 70°F")) == {"t/heating": "70"}
+    assert done(fahrenheit.understand("set the heating to 70")) == {"t/heating": "70"}
+    assert "degrees are °F there" in reason(fahrenheit.understand("set the heating to 50 degrees celsius"))
+
+
+def test_the_only_garage_door_of_a_house_is_meant_from_every_room() -> None:
+    doors = [device(name, domain="cover", device_class="garage") for name in ("left portal", "right portal")]
+    assert done(house(doors[0]).understand("open the garage door", area="kitchen")) == {"t/left portal": "OPEN"}
+    assert done(house(doors[0]).understand("open the garage door")) == {"t/left portal": "OPEN"}
+    assert "no garage in kitchen" in reason(house(*doors).understand("open the garage door", area="kitchen"))
+    assert "no room" in reason(house(*doors).understand("open the garage door"))
+    blind = device("roller", domain="cover", device_class="blind", area="hall")
+    assert "no blind in kitchen" in reason(house(blind).understand("open the blinds", area="kitchen"))
+
+
+def test_an_area_of_several_rooms_can_be_said_as_a_floor(two_lamps: Intents) -> None:
+    assert done(two_lamps.understand("turn off the lights on the ground floor", area="bedroom")) == {"t/hall": "OFF"}
+
+
+@pytest.mark.parametrize(
+    ("text", "why", "reply"),
+    [
+        ("set a timer for 5 minutes", "nothing here does HassStartTimer", "timers are not supported"),
+        ("add milk to my shopping list", "nothing here does HassShoppingListAddItem", "no device supports"),
+        ("is the lamp on", "what state things are in is not known", "no device supports"),
+        ("start the robot", "robot: there is no topic", ""),
+    ],
+)
+def test_what_nothing_follows_from_is_not_confirmed(two_lamps: Intents, text: str, why: str, reply: str) -> None:
+    outcome = two_lamps.understand(text, area="hall")
+
+    assert isinstance(outcome, Intent)
+    assert not outcome.publish
+    assert why in outcome.undone
+    assert reply in outcome.reply
+    assert bool(reply) == bool(outcome.reply)
+
+
+def test_what_home_assistant_keeps_is_left_to_it_to_answer() -> None:
+    lent = house(*(DeviceSettings(name=name, domain=name) for name in ("todo", "weather")))
+    for text in ("add milk to my shopping list", "what's the weather like"):
+        outcome = lent.understand(text, area="hall")
+        assert isinstance(outcome, Intent)
+        assert (outcome.publish, outcome.reply) == ((), "")
+        assert "others may act" in outcome.undone
+    listed = lent.understand("add milk to my todo list")
+    assert isinstance(listed, Intent)
+    assert listed.slots == {"item": "milk", "name": "todo"}
+    with pytest.raises(ValidationError, match="a todo is told nothing"):
+        device("chores", domain="todo")
+
+
+def test_replies_name_a_room_as_people_do() -> None:
+    zh = Intents([device("灯", area="kitchen")], {"kitchen": ("厨房",)}, ("zh-CN",), shipped("intents/ja.yaml").parent)
+    outcome = zh.understand("打开厨房的灯", area="kitchen")
+    assert isinstance(outcome, Intent)
+    assert "kitchen" not in outcome.reply
+    assert "Home Assistant" not in getattr(zh.understand("你好"), "reply", "")
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "expected"),
+    [
+        ("en", "turn the lamp down to 30 percent", "30"),
+        ("fr", "Veuillez régler la lamp à 30 %", "30"),
+        ("fr", "Mettez la lamp à trente pour cent", "30"),
+        ("es", "Ponme la lamp al 30 por ciento", "30"),
+        ("ja", "lamp３０％", "30"),
+        ("ja", "lampを三十パーセントにして", "30"),
+        ("zh-CN", "把lamp調到百分之三十", "30"),
+    ],
+)
+def test_one_brightness_in_several_wordings(language: str, text: str, expected: str) -> None:
+    lamp = house(device("lamp", payloads={"brightness": "{{ value }}"}), languages=(language,))
+    assert done(lamp.understand(text, language=language, area="hall")) == {"t/lamp": expected}
