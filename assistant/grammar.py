@@ -27,6 +27,7 @@ LONGEST: Final = 120  # characters of a command; what is longer is talk, and slo
 MOST_RESULTS: Final = 200
 _STANDING: Final = {"zh": "zh-CN", "zh-hans": "zh-CN", "zh-hant": "zh-TW", "yue": "zh-HK", "no": "nb", "sr": "sr"}
 _MARKS: Final = re.compile(r"[.。](?!\d)|[!?,、;:…\"“”„«»¿¡()「」『』・]")
+_GROUPED: Final = ("en", "ja", "zh")  # where 2,700 is a whole number
 # What Whisper writes in traditional characters where Chinese is spoken, as far as commands need it
 _SIMPLER: Final = str.maketrans(
     "開關燈電視調溫風簾臥廳廚衛書門鎖閉啟動設為將這裡裏讓給請幫麼嗎點擴聲響靜機掃熱氣濕頂牆檯臺樓層陽車庫間長"
@@ -124,6 +125,8 @@ class Grammar:
 
         `names`: of devices and areas; what they begin or end with is no filler, even where it looks like one.
         """
+        if self.language.startswith(_GROUPED):
+            text = re.sub(r"(?<=\d)[,，](?=\d{3}(?!\d))", "", text)
         text = unmarked(_SCALE.sub(lambda found: found[1] or "", unicodedata.normalize("NFKC", text)))
         text = re.sub(r"百分之(\d+)", r"\1%", text)
         if self.language == "zh-CN":

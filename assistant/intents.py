@@ -193,6 +193,12 @@ class Intents:
             )
         return language
 
+    def _own(self, code: str) -> str:
+        """The language that `code` means here: zh is zh-TW in a house that speaks that."""
+        language = self._checked(code)
+        kin = [own for own in self.languages if own.partition("-")[0] == language.partition("-")[0]]
+        return kin[0] if kin and language not in kin and not set("-_") & set(code) else language
+
     def warm(self) -> None:
         """Compile the languages of the house, and run each once."""
         for language in self.languages:
@@ -216,7 +222,7 @@ class Intents:
         `language`: of the text, any code; None: those of the house are tried in order. `area`: the room that heard it.
         `now`: local time, to answer what the time is. Raises `ConfigurationError` for a language without sentences.
         """
-        candidates = (self._checked(language),) if language is not None else self._likely(text)
+        candidates = (self._own(language),) if language is not None else self._likely(text)
         refusal: NotUnderstood | None = None
         for code in candidates:
             outcome = self._understand(text, code, area, now)
@@ -556,7 +562,7 @@ def _whole(value: Any) -> Any:  # noqa: ANN401 (whatever a slot holds)
 
 def _variants(names: Iterable[str]) -> list[str]:
     """Names as recognisers write them; those in traditional Chinese characters in simplified ones too."""
-    spoken = [_spoken(name) for name in names]
+    spoken = [said for name in names if (said := _spoken(name))]
     return list(dict.fromkeys((*spoken, *map(simplified, spoken))))
 
 

@@ -297,3 +297,39 @@ def test_replies_name_a_room_as_people_do() -> None:
 def test_one_brightness_in_several_wordings(language: str, text: str, expected: str) -> None:
     lamp = house(device("lamp", payloads={"brightness": "{{ value }}"}), languages=(language,))
     assert done(lamp.understand(text, language=language, area="hall")) == {"t/lamp": expected}
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("en", "Stop the roller please"),
+        ("de", "Halte die roller an"),
+        ("fr", "Arrête la roller"),
+        ("es", "Para la roller"),
+        ("ja", "rollerを止めて"),
+        ("zh-CN", "停止roller"),
+    ],
+)
+def test_a_cover_can_be_stopped(language: str, text: str) -> None:
+    covers = house(device("roller", domain="cover", area="bedroom"), languages=(language,))
+    outcome = covers.understand(text, language=language, area="hall")
+    assert done(outcome) == {"t/roller": "STOP"}
+    assert getattr(outcome, "reply", "")
+
+
+def test_a_name_without_a_letter_matches_nothing() -> None:
+    odd = house(device("?!", topic="t/odd"), device("lamp", topic="t/lamp"))
+    assert done(odd.understand("turn on the lamp")) == {"t/lamp": "ON"}
+    assert isinstance(odd.understand("turn on"), NotUnderstood)
+
+
+def test_a_plain_code_means_the_variety_that_the_house_speaks() -> None:
+    taiwan = house(device("電視", domain="media_player", topic="t/tv"), languages=("zh-TW",))
+    for code in ("zh", "ZH-tw", None):
+        assert done(taiwan.understand("打開電視", language=code)) == {"t/tv": "ON"}
+
+
+def test_thousands_may_be_grouped() -> None:
+    lamp = house(device("lamp", payloads={"color_temperature": "{{ value }}"}))
+    assert done(lamp.understand("set the lamp temperature to 2,700 kelvin")) == {"t/lamp": "2700"}
+    assert "400" in reason(lamp.understand("set the lamp to 400 percent"))
