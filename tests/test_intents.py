@@ -333,3 +333,33 @@ def test_thousands_may_be_grouped() -> None:
     lamp = house(device("lamp", payloads={"color_temperature": "{{ value }}"}))
     assert done(lamp.understand("set the lamp temperature to 2,700 kelvin")) == {"t/lamp": "2700"}
     assert "400" in reason(lamp.understand("set the lamp to 400 percent"))
+
+
+def test_every_room_is_lit_where_french_says_everywhere() -> None:
+    lamps = [device(f"lampe {room}", area=room) for room in ("hall", "bedroom")]
+    french = house(*lamps, languages=("fr",))
+    for text in ("Allumez les lumières dans toute la maison", "Allume la lumière partout, s'il te plaît"):
+        assert done(french.understand(text, area="hall")) == {"t/lampe hall": "ON", "t/lampe bedroom": "ON"}
+    assert isinstance(french.understand("N'allume pas les lumières partout", area="hall"), NotUnderstood)
+
+
+@pytest.mark.parametrize(
+    ("language", "kind", "text"),
+    [
+        ("en", "blind", "Please close all of the blinds"),
+        ("de", "blind", "Mach bitte alle Jalousien zu"),
+        ("fr", "shutter", "Fermez les volets partout"),
+        ("es", "blind", "Baja todas las persianas"),
+        ("ja", "curtain", "家中のカーテンを閉めてください"),
+        ("zh-CN", "curtain", "把所有的窗帘都关上"),
+    ],
+)
+def test_all_blinds_are_those_of_the_house_and_doors_are_not_among_them(language: str, kind: str, text: str) -> None:
+    rooms = ("hall", "bedroom")
+    covers = [device(f"q{room}", domain="cover", device_class=kind, area=room, topic=f"t/{room}") for room in rooms]
+    doors = [device(f"g{room}", domain="cover", device_class="garage", area=room) for room in rooms]
+    all_of_them = house(*covers, *doors, languages=(language,))
+    outcome = all_of_them.understand(text, language=language, area="hall")
+    assert done(outcome) == {"t/hall": "CLOSE", "t/bedroom": "CLOSE"}
+    assert getattr(outcome, "reply", "")
+    assert isinstance(all_of_them.understand("open all garage doors", language=language, area=None), NotUnderstood)
