@@ -697,12 +697,12 @@ def speaker_of(room: Room) -> Speaker | None:
 
 def wyoming_server(config: Config, services: Services) -> WyomingServer:
     """The Wyoming server of this configuration, not yet listening."""
-    languages = config.speech.languages if config.speech.enabled else ()
+    languages = config.speech.languages
     return WyomingServer(
         config.wyoming,
         services,
         version=__version__,
-        languages=languages,
+        languages=languages if config.speech.enabled else (),
         conversing=_conversing(config),
         speakers=[WyomingSpeaker(f"kikimimi-{code}", (code,)) for code in languages] if config.say.enabled else (),
     )

@@ -15,7 +15,6 @@ from functools import partial
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from wyoming.event import Event, async_write_event
 
 from assistant.audio.source import Converter, SourceStats
@@ -46,7 +45,7 @@ class Turn:
         self.length = 0  # samples so far
         self._form = form
         self._rest = b""
-        self._pieces: list[NDArray[np.int16]] = []
+        self._kept = bytearray()  # of pieces, however small, no more than their samples
         self._converter = Converter(f"wyoming {peer}", SourceStats())
 
     def feed(self, payload: bytes, form: tuple[int, int, int]) -> None:
@@ -63,11 +62,10 @@ class Turn:
     def samples(self) -> Samples:
         """All of it."""
         self._keep(self._converter.flush())
-        whole = np.concatenate(self._pieces) if self._pieces else np.zeros(0, np.int16)
-        return frozen(whole.astype(np.float32) / np.float32(32_768))
+        return frozen(decoded(bytes(self._kept), 2))
 
     def _keep(self, samples: Samples) -> None:
-        self._pieces.append(np.clip(np.rint(samples * 32_768), -32_768, 32_767).astype(np.int16))
+        self._kept += np.clip(np.rint(samples * 32_768), -32_768, 32_767).astype("<i2").tobytes()
         self.length += len(samples)
 
 

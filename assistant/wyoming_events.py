@@ -63,9 +63,12 @@ def header(line: bytes) -> tuple[Event, int, int]:
 
 
 def json_object(raw: bytes) -> dict[str, Any]:
-    """Raises `Refusal` for anything but a JSON object."""
+    """Raises `Refusal` for anything but a JSON object, and for halves of characters, which no answer could repeat."""
     try:
-        value = json.loads(raw)
+        text = raw.decode()
+        value = json.loads(text)
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         raise Refusal("malformed", "not JSON; is this a Wyoming client?") from None
     if not isinstance(value, dict):

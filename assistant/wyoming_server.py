@@ -58,7 +58,8 @@ class WyomingServer:
     ) -> None:
         """`languages` that are recognised (ISO 639-1), `conversing` those that commands are understood in.
 
-        Without `conversing` no conversation agent is offered, without `speakers` no text-to-speech.
+        Without `languages` no speech-to-text is offered, without `conversing` no conversation agent, without `speakers`
+        no text-to-speech.
         """
         self._settings = settings
         self._services = services
@@ -91,7 +92,8 @@ class WyomingServer:
             log.info("wyoming: listening on %s port %d", self._settings.host, self.port)
             if self._settings.zeroconf:
                 announced = await announce(self._settings.host, self.port)
-            await server.serve_forever()
+            # Not `serve_forever`: in Python 3.12.1 to 3.12.7 its end waits for peers to go by themselves (gh-123720).
+            await asyncio.get_running_loop().create_future()
         finally:
             self.listening.clear()
             self.port = None
@@ -164,7 +166,7 @@ def info(
     speech = artifact("Kikimimi", "Kikimimi's voices", voices=voices, supports_synthesize_streaming=True)
     nothing: dict[str, Any] = {"intent": [], "wake": [], "mic": [], "snd": []}
     return {
-        "asr": [recognition],
+        "asr": [recognition] if languages else [],
         "tts": [speech] if speakers else [],
         "handle": [agent] if conversing else [],
         **nothing,

@@ -7,6 +7,7 @@ import json
 import shutil
 import socket
 import subprocess
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ from wyoming.ping import Ping, Pong
 from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, SynthesizeStop, SynthesizeVoice
 
 from assistant import events
+from assistant.app import wyoming_server
 from assistant.config import Config
 from assistant.errors import AssistantError
 from assistant.events import Samples
@@ -33,7 +35,7 @@ from assistant.pipeline import Models
 from assistant.startup import ModelFiles, hearing_settings, load_models
 from assistant.transcribing import transcribe
 from assistant.voices.voice import Spoken
-from assistant.wyoming_connection import sentences
+from assistant.wyoming_connection import Turn, sentences
 from assistant.wyoming_server import WyomingServer, WyomingSettings, announce, reachable
 from assistant.wyoming_services import Conversation, Limits, Speaker
 
@@ -138,6 +140,15 @@ async def test_describe_offers_each_service_once_and_no_satellite() -> None:
     assert (len(info.asr), len(info.handle), len(info.tts)) == (1, 1, 1)
     assert not info.intent
     assert info.satellite is None
+
+
+@pytest.mark.parametrize("off", ["speech", "say"])
+def test_what_is_switched_off_is_not_offered(off: str) -> None:
+    config = Config.model_validate({off: {"enabled": False}})
+    offered = wyoming_server(config, Told())._info
+    assert bool(offered["asr"]) is (off != "speech")
+    assert bool(offered["tts"]) is (off != "say")
+    assert offered["handle"]
 
 
 async def test_describe_and_ping_do_not_wait_for_a_model() -> None:
@@ -320,6 +331,12 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "JSON, no object": (b"[1]\n", "malformed"),
     "deep JSON": (b"[" * 60_000 + b"\n", "malformed"),
     "binary": (b"\x00\xff\xfe\n", "malformed"),
+    "half a character, escaped": (b'{"type":"ping","data":{"text":"\\ud800"}}\n', "malformed"),
+    "half a character, raw": (b'{"type":"ping","data":{"text":"\xed\xa0\x80"}}\n', "malformed"),
+    "half a character to repeat": (
+        b'{"type":"transcript","data":{"text":"light","context":{"a":"\\uDC00"}}}\n',
+        "malformed",
+    ),
     "no type": (b'{"data":{}}\n', "malformed"),
     "data is a list": (b'{"type":"describe","data":[1]}\n', "malformed"),
     "broken data": (b'{"type":"transcribe","data_length":3}\n{{{', "malformed"),
@@ -438,6 +455,35 @@ async def test_too_long_an_utterance_is_refused() -> None:
     async with serving(Told(), turn=1.5) as server, client_of(server) as client:
         await speak(client, pcm16(np.tile(TONE, 2)))
         assert (await reply(client, "error")).data["code"] == "oversized"
+
+
+def test_an_utterance_takes_no_more_memory_than_its_samples() -> None:
+    turn = Turn("a peer", (192_000, 1, 1))
+    tracemalloc.start()
+    try:
+        for number in range(5_000):  # too little each to make a sample of 16 kHz
+            turn.feed(b"a", (192_000 - number % 2, 1, 1))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 100_000
+    assert turn.length == len(turn.samples()) < 100
+
+
+async def test_peers_that_stay_do_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def wait_closed(server: asyncio.Server) -> None:
+        """As in Python 3.12.1 to 3.12.7."""
+        while server._active_count:  # type: ignore[attr-defined]  # noqa: ASYNC110 (nothing tells)
+            await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(asyncio.Server, "wait_closed", wait_closed)
+    async with asyncio.timeout(5), serving(Told()) as server:
+        client = client_of(server)
+        await client.connect()
+        await client.write_event(Describe().event())
+        await reply(client, "info")
+    assert await client.read_event() is None
+    await client.disconnect()
 
 
 async def test_a_port_that_is_taken_is_tried_again(
