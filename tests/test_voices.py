@@ -12,7 +12,7 @@ from assistant.voices import espeak
 from assistant.voices.espeak import Espeak
 from assistant.voices.kokoro import Kokoro
 from assistant.voices.piper import Piper
-from assistant.voices.voice import TEXT_LIMIT, speakable
+from assistant.voices.voice import TEXT_LIMIT, base_language, speakable
 
 
 @pytest.mark.parametrize("text", ["Hello", "-v fr --help", "$(reboot)", "one\ntwo", "<speak>three</speak>", "電気"])
@@ -30,6 +30,10 @@ async def test_what_cannot_be_said_is_refused() -> None:
         await Espeak().synthesise("hello", "xx")
     with pytest.raises(VoiceError, match="is no language"):
         await Espeak().synthesise("hello", "../../etc/passwd")
+
+
+def test_a_language_is_known_in_capitals_too() -> None:
+    assert [base_language(code) for code in ("EN", "de-AT", "Ja")] == ["en", "de", "ja"]
 
 
 def test_a_text_has_a_limit_and_no_phonemes() -> None:

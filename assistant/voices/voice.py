@@ -15,7 +15,7 @@ from assistant.events import Samples, frozen
 TEXT_LIMIT = 1_000  # characters: a minute of speech
 SECONDS_LIMIT = 180.0  # of speech; more of 1,000 characters is an engine gone wrong
 
-_LANGUAGE = re.compile(r"[a-z]{2,3}(?:[-_][A-Za-z0-9]{1,8})*")
+_LANGUAGE = re.compile(r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{1,8})*")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
