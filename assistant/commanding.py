@@ -31,6 +31,9 @@ class Turns(Protocol):
     async def play(self, speech: Spoken) -> None:
         """It is its room's loudspeaker too."""
 
+    def position(self) -> int:
+        """Samples of its stream so far, as if audio came now: it may have streamed nothing for long."""
+
     def detected(self, name: str, position: int) -> None:
         """A wake word was heard in what it streams."""
 
@@ -84,6 +87,7 @@ class RoomCommands:
         self._hush = hush
         self._turns = turns
         self._echo: Echo | None = None
+        self._echo_at = 0  # position that it is to hear next
         self._speaking = False
         self._position = 0
 
@@ -95,7 +99,7 @@ class RoomCommands:
                 self.wake(woken.position, woken.word)
                 if self._turns is not None:
                     self._turns.detected(woken.word, woken.position)
-        if self._echo is not None and self._echo.feed(chunk.samples):
+        if self._spoken_over(chunk):
             log.info("%s: somebody speaks over the reply, which stops", self._room)
             self._echo = None
             self._hush()
@@ -103,6 +107,18 @@ class RoomCommands:
             self._speaking = speaking
             if self._turns is not None:
                 (self._turns.voice_started if speaking else self._turns.voice_stopped)(chunk.end)
+
+    def _spoken_over(self, chunk: Chunk) -> bool:
+        """Whether somebody speaks over the reply. What a satellite kept from before it is left out."""
+        if self._echo is None or chunk.end <= self._echo_at:
+            return False
+        stopped = self._turns is not None and not chunk.samples.any()  # a satellite, and this is padding
+        if stopped or chunk.start > self._echo_at:
+            self._echo = None  # it cannot be told any more which part of the reply is heard when
+            return False
+        heard = chunk.samples[self._echo_at - chunk.start :]
+        self._echo_at = chunk.end
+        return self._echo.feed(heard)
 
     def wake(self, position: int, word: str) -> None:
         """A wake word ended at `position`: here, or in a satellite that listens for it itself."""
@@ -141,13 +157,16 @@ class RoomCommands:
 
     def reply_began(self, text: str, echo: Echo | None) -> None:
         """A text is played in this room from now on."""
-        self.attention.reply_began(self._position, text)
-        self._echo = echo
+        self._echo, self._echo_at = echo, self._now()
+        self.attention.reply_began(self._echo_at, text)
 
     def reply_ended(self, *, follow_up: bool) -> None:
         """It was played, or silenced."""
-        self.attention.reply_ended(self._position, follow_up=follow_up)
+        self.attention.reply_ended(self._now(), follow_up=follow_up)
         self._echo = None
+
+    def _now(self) -> int:
+        return self._position if self._turns is None else max(self._position, self._turns.position())
 
     def close(self) -> None:
         """Free the models."""

@@ -87,6 +87,13 @@ def main() -> None:
         cost, fed = cost + time.process_time() - began, fed + len(mic) / 16000
         minutes += len(mic) / 16000 / 60
     result["alone"] = {"minutes": round(minutes, 1), "false": false, "cpu_share": round(cost / fed, 3)}
+    false = 0
+    for number in range(2 * rounds):
+        late = np.concatenate([np.zeros(int(16000 * random.uniform(1.0, 3.3)), np.float32), replies[number % 3]])
+        levels = {"echo_db": random.uniform(-45, -12), "talker_db": 0, "noise_db": -60}
+        mic = mixed(random, late, None, **levels, rt60=random.uniform(0.1, 0.9), delay=0, at=0)
+        false += fires(replies[number % 3], mic) is not None
+    result["late loudspeaker"] = {"of": 2 * rounds, "false": false}
     for name, echo_db, talker_db in [
         ("+10 dB", -35, -25),
         ("0 dB", -30, -30),

@@ -24,6 +24,10 @@ class Satellite:
 
     told: list[str] = field(default_factory=list)
     on_wake: object = None
+    clock: int = 0
+
+    def position(self) -> int:
+        return self.clock
 
     async def play(self, speech: object) -> None: ...
 
@@ -74,8 +78,8 @@ class Commands:
         self.hushed += 1
         return True
 
-    def hear(self, start: int, *, speaking: bool) -> None:
-        samples = frozen(np.zeros(1280, np.float32))
+    def hear(self, start: int, *, speaking: bool, level: float = 0.1) -> None:
+        samples = frozen(np.full(1280, level, np.float32))
         self.room.hear(Chunk("attic", "test", start, samples, 0.0), [], speaking=speaking)
 
     async def say(self, text: str, start: float, end: float, cut: Cut = Cut.ENDPOINT) -> Event | None:
@@ -165,6 +169,46 @@ async def test_a_satellite_is_told_of_its_turn() -> None:
     commands.hear(4 * S, speaking=False)
     await commands.say("turn on the lamp", 2, 4)
     assert satellite.told == ["started", "stopped", "ended turn on the lamp"]
+
+
+async def test_a_reply_lasts_also_where_nothing_is_streamed_meanwhile() -> None:
+    satellite = Satellite()
+    commands = Commands(mode=Wake.FOLLOW_UP, turns=satellite)
+    commands.hear(1 * S, speaking=False)  # and then it waits for a voice
+    satellite.clock = 2 * S
+    commands.room.reply_began("It will be sunny in the morning and rain in the evening", None)
+    satellite.clock = 14 * S
+    commands.room.reply_ended(follow_up=True)
+    assert await commands.say("thanks, and", 14.2, 15) is None  # the reply is still heard
+    assert await commands.say("turn on the lamp", 16, 18) is not None
+
+
+class Listened:
+    """Stands for an `Echo`: what it was given of the microphone."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+
+    def feed(self, samples: np.ndarray) -> bool:
+        self.samples += len(samples)
+        return False
+
+
+@pytest.mark.parametrize("missing", [True, False])
+async def test_an_echo_is_looked_for_from_where_the_reply_began(missing: bool) -> None:
+    satellite = Satellite(clock=20_000)
+    commands = Commands(turns=satellite)
+    commands.hear(0, speaking=False)
+    echo = Listened()
+    commands.room.reply_began("The lamp is on", echo)  # type: ignore[arg-type]
+    for number in range(10):  # a satellite begins with what it kept from before the voice: 16,000 to 28,800
+        commands.hear(16_000 + 1_280 * number, speaking=False)
+    assert echo.samples == 8_800
+    if not missing:
+        commands.hear(28_800, speaking=False, level=0.0)  # it has stopped, and silence is given in its place
+    commands.hear(28_800 + 1_280, speaking=False)
+    commands.hear(28_800 + 2_560, speaking=False)
+    assert echo.samples == 8_800
 
 
 @pytest.mark.parametrize("better", ["attic", "cellar"])

@@ -58,3 +58,22 @@ def test_a_talker_stops_it(reply: Samples) -> None:
     stopped = fires(reply, mic)
     assert stopped is not None
     assert 2.0 < stopped < 3.5
+
+
+@pytest.mark.parametrize("delay", [1.0, 2.0, 3.0])
+@pytest.mark.parametrize("gain", [0.05, 0.5])
+def test_a_late_loudspeaker_does_not_stop_it(reply: Samples, delay: float, gain: float) -> None:
+    mic = noise(len(reply) / SAMPLE_RATE + 4.0, -60.0).copy()
+    start = round(delay * SAMPLE_RATE)
+    mic[start : start + len(reply)] += gain * reply
+    assert fires(reply, mic) is None
+
+
+def test_a_talker_stops_it_where_no_echo_is_heard(reply: Samples) -> None:
+    talker = voice("Arrête, ça suffit maintenant, tais toi s'il te plaît", "fr")
+    mic = noise(len(reply) / SAMPLE_RATE + 1.0, -60.0).copy()
+    at = 2 * SAMPLE_RATE
+    mic[at : at + len(talker)] += 0.5 * talker[: len(mic) - at]
+    stopped = fires(reply, mic)
+    assert stopped is not None
+    assert 2.0 < stopped < 3.5

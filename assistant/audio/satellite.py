@@ -174,6 +174,7 @@ class Link:
     lost: bool = False
     untold: asyncio.Queue[Event] = field(default_factory=lambda: asyncio.Queue(UNTOLD))
     complained: bool = False  # it told an error
+    name: str = "a satellite"
     dropped: int = 0  # events that it did not take in time
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -191,7 +192,7 @@ class Link:
         except asyncio.QueueFull:
             self.dropped += 1
             if self.dropped == 1:
-                log.warning("a satellite takes nothing: %d events wait, later ones are dropped", UNTOLD)
+                log.warning("%s: takes nothing: %d events wait, later ones are dropped", self.name, UNTOLD)
 
     async def next(self) -> Event | None:
         """The next event; None at the end of the connection. Raises `Refusal` for what cannot be read."""
@@ -315,7 +316,7 @@ class Satellite:
         link = None
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                link = Link(*await asyncio.open_connection(host, port, limit=LINE))
+                link = Link(*await asyncio.open_connection(host, port, limit=LINE), name=self.name)
             async with asyncio.timeout(INFO_SECONDS):
                 await self._introduced(link)
             await link.send(Event("run-satellite"))
@@ -340,7 +341,7 @@ class Satellite:
             if event.type == "info":
                 if not isinstance(event.data.get("satellite"), dict):
                     offers = ", ".join(key for key, value in event.data.items() if value and value is not True)
-                    raise self._failed(f"is no satellite, it offers {offers[:60] or 'nothing'}", "another port")
+                    raise self._failed(f"is no satellite, it offers {plain(offers) or 'nothing'}", "another port")
                 return
             if event.type == "ping":
                 await link.send(Event("pong", {"text": text_of(event, "text")}))
@@ -396,17 +397,20 @@ class Satellite:
             await asyncio.sleep(PING_SECONDS)
 
     async def _receive(self, link: Link, held: Channel[Piece]) -> None:
+        streaming = False  # since it last said that it stopped
         while (event := await link.next()) is not None:
             match event.type:
                 case "audio-chunk":
                     form = form_of(event)
                     if event.payload:
                         held.offer(Piece(event.payload, form))
+                        streaming = True
                     await asyncio.sleep(0)  # one that floods us must not hold up the others
                 case "audio-start":
                     form_of(event)
-                case "audio-stop" | "streaming-stopped":
+                case "audio-stop" | "streaming-stopped" if streaming:
                     held.offer(Piece(b"", (SAMPLE_RATE, 2, 1)))
+                    streaming = False
                 case "pong":
                     link.pong.set()
                 case "ping":
@@ -439,7 +443,7 @@ class Satellite:
     def _wake(self, word: str) -> None:
         """It heard a wake word itself, or was asked to listen."""
         self._woken = self._now()
-        self.on_wake(self._stretches.position(self._woken), word[:60])
+        self.on_wake(self._stretches.position(self._woken), plain(word))
         self._begin_turn()
 
     def _begin_turn(self) -> None:
@@ -461,6 +465,10 @@ class Satellite:
     def _tell(self, event: Event) -> None:
         if self._link is not None:
             self._link.tell(event)
+
+    def position(self) -> int:
+        """Samples of its stream so far, as if audio came now; 0 while it is not connected."""
+        return 0 if self._link is None else self._stretches.position(self._now())
 
     def detected(self, name: str, position: int) -> None:
         """A wake word was heard in what it streams."""
@@ -499,7 +507,6 @@ class Satellite:
         rate = self._rate or speech.rate
         pcm = await asyncio.to_thread(pcm_of, speech, rate)
         form = {"rate": rate, "width": 2, "channels": 1}
-        link.played.clear()
         began = time.monotonic()
         try:
             await link.send(Event("audio-start", {**form, "timestamp": 0}))
@@ -507,6 +514,7 @@ class Satellite:
             for first in range(0, len(pcm), step):
                 await asyncio.sleep(max(0.0, first / rate - PLAY_AHEAD - (time.monotonic() - began)))
                 await link.send(Event("audio-chunk", dict(form), pcm[first : first + step].tobytes()))
+            link.played.clear()  # until now it was an earlier text, one that was silenced
             await link.send(Event("audio-stop", {"timestamp": round(1000 * speech.seconds)}))
         except asyncio.CancelledError:
             link.tell(Event("audio-stop"))
@@ -520,3 +528,8 @@ class Satellite:
             log.info("%s: did not say that it played a text; it is taken for played", self.name)
         if link.lost:
             raise self._failed("went before it had played a text", "check that it runs")
+
+
+def plain(text: str) -> str:
+    """What a satellite tells, for a log line: short, and without line breaks."""
+    return "".join(sign for sign in text if sign.isprintable())[:60]

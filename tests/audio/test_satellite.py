@@ -215,6 +215,28 @@ async def test_an_utterance_ends_when_its_satellite_stops_streaming() -> None:
         assert hearer.utterances[0].cut is Cut.ENDPOINT
 
 
+async def test_its_position_goes_on_while_it_streams_nothing() -> None:
+    async with satellite("vad") as simulated, hearing(simulated.port) as hearer:
+        assert hearer.source.position() == 0
+        await until(lambda: simulated.served)
+        before = hearer.source.position()
+        await asyncio.sleep(0.5)
+        assert 0.4 * SAMPLE_RATE < hearer.source.position() - before < 0.8 * SAMPLE_RATE
+
+
+async def test_what_it_repeats_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    stops = b'{"type": "audio-stop"}\n' * 1_000
+    wakes = b"".join(
+        b'{"type": "detection", "data": {"name": "w%d\\nroot: alarm"}}\n' % number for number in range(100)
+    )
+    async with peer(OKAY, after=stops + wakes) as port, hearing(port) as hearer:
+        await until(lambda: len(hearer.woken) == 100)
+        assert hearer.source.stats.overruns == 0
+        assert hearer.woken[0][1] == "w0root: alarm"
+    (line,) = (record.message for record in caplog.records if record.levelname == "WARNING")
+    assert line.startswith(f"wyoming://127.0.0.1:{port}: takes nothing")
+
+
 async def test_a_turn_in_which_nobody_speaks_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TURN_SECONDS", 0.3)
     async with satellite("wake") as simulated, hearing(simulated.port):
