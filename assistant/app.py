@@ -57,6 +57,7 @@ from assistant.events import (
 from assistant.grammar import language_of
 from assistant.handling import Handler
 from assistant.health import Meter
+from assistant.history import History
 from assistant.intents import Intents
 from assistant.outputs.broker import answers_mqtt, embedded_broker
 from assistant.outputs.jsonl import readable
@@ -134,10 +135,12 @@ class Daemon:
         speed: float = 1.0,
         switches: Switches | None = None,
         voices: Voices | None = None,
+        history: History | None = None,
     ) -> None:
         """`speed` is that of files: 1 in real time, 0 as fast as possible. Nothing is opened before `run`.
 
-        Without `switches` everything listens and nothing can be switched; without `voices` nothing is said aloud.
+        Without `switches` everything listens and nothing can be switched; without `voices` nothing is said aloud;
+        without `history` nothing is remembered.
         """
         self._hearing = hearing
         self._models = models
@@ -151,6 +154,7 @@ class Daemon:
             rooms={room.id: room.name or room.id for room in rooms},
         )
         self._switches = switches
+        self._history = history
         self._alerts = frozenset(name for name, group in hearing.table.groups.items() if group.alert) | {TEST}
         self._voices = voices
         self._speakers = {room.id: speaker for room in rooms if (speaker := speaker_of(room)) is not None}
@@ -569,6 +573,8 @@ class Daemon:
                 self._rules.presence(item, time.time())
             except Exception:
                 log.exception("the rules failed on %s %s", item.room, item.presence)
+        if isinstance(item, Event) and self._history is not None:
+            self._history.record(item)
         for name, output in self._outputs.items():
             try:
                 output.offer(item)
@@ -657,7 +663,8 @@ class Daemon:
             figures |= {f"llm_{key}": value for key, value in self._models.llm.figures().items()}
             figures["rules_unanswered"] = self._rules.unanswered.total()
             figures["rules_doubted"] = self._rules.doubted.total()
-        for name, part in (*self._outputs.items(), ("say", self._speaking), ("wyoming", self._wyoming)):
+        parts = (("say", self._speaking), ("wyoming", self._wyoming), ("history", self._history))
+        for name, part in (*self._outputs.items(), *parts):
             if part is not None:
                 figures |= {f"{name}_{key}": value for key, value in part.health().items()}
         return figures
@@ -720,7 +727,7 @@ async def daemon(
 ) -> AsyncIterator[Daemon]:
     """A daemon ready to run: models loaded, its broker embedded when no other is named.
 
-    `mqtt` overrides the broker of the configuration; `state` is the folder in which switches are kept.
+    `mqtt` overrides the broker of the configuration; `state` is the folder in which switches and history are kept.
     Raises `ModelError` and `AssistantError`.
     """
     async with AsyncExitStack() as stack:
@@ -739,21 +746,36 @@ async def daemon(
         async def answer(question: Question) -> Mapping[str, Any]:
             return await built.answer(question)
 
-        switches = Switches(
-            (state or platformdirs.user_state_path("kikimimi")) / "switches.json", config.sounds.sensitivity
-        )
+        folder = state or platformdirs.user_state_path("kikimimi")
+        switches = Switches(folder / "switches.json", config.sounds.sensitivity)
+        history = None
+        if config.history.enabled:
+            history = History(config.history, folder)
+            history.start()
+            stack.push_async_callback(history.close)
         output: Output = registry.load(registry.OUTPUTS, "mqtt")(
             mqtt or config.mqtt,
             home_of(config, rooms, hearing.table, switches),
             config.homeassistant,
             answer=answer,
             command=obey,
+            journal=history,
         )
         voices = None
         if config.say.enabled:
             voices = voice_of(config.say, language=_first_language(config), models=config.models.dir)
             stack.push_async_callback(voices.close)
-        built = Daemon(config, hearing, models, rooms, {"mqtt": output}, speed=speed, switches=switches, voices=voices)
+        built = Daemon(
+            config,
+            hearing,
+            models,
+            rooms,
+            {"mqtt": output},
+            speed=speed,
+            switches=switches,
+            voices=voices,
+            history=history,
+        )
         yield built
 
 

@@ -178,6 +178,17 @@ def parser() -> argparse.ArgumentParser:
     mqtt.add_argument("--yes", action="store_true", help="do not ask")
     mqtt.add_argument("--json", action="store_true", help="one line of JSON; needs --yes")
 
+    events = add(commands, "events", show_events, "what was heard, out of the history; transcripts if they are kept")
+    events.add_argument(
+        "--since", metavar="WHEN", help="today, yesterday, an age such as 2 h, or a date 2026-11-28T22:00 (local time)"
+    )
+    events.add_argument("--until", metavar="WHEN", help="the same")
+    events.add_argument("--room", metavar="R", help="of this room")
+    events.add_argument("--type", metavar="T", help="event type, such as smoke_alarm, or speech")
+    events.add_argument("--text", metavar="T", help="found in what was said, in any case")
+    events.add_argument("--limit", type=int, default=100, metavar="N", help="the latest so many (default 100)")
+    events.add_argument("--json", action="store_true", help="a JSON line for each")
+
     add(commands, "check", check_configuration, "explain the configuration and its rules, and warn")
     doctor = add(commands, "doctor", examine_machine, "tell what this machine can run and what is missing")
     doctor.add_argument("--json", action="store_true", help="one line of JSON")
@@ -437,6 +448,23 @@ def show_intent(arguments: argparse.Namespace) -> int:
     config = load_configuration(arguments)
     outcome = intending.understand(config, " ".join(arguments.text), arguments.language, arguments.room)
     return intending.show(outcome, sys.stdout, as_json=arguments.json)
+
+
+def show_events(arguments: argparse.Namespace) -> int:
+    """`kikimimi events`."""
+    from assistant import remembering  # noqa: PLC0415
+
+    config = load_configuration(arguments)
+    wanted = remembering.wanted(
+        since=arguments.since,
+        until=arguments.until,
+        room=arguments.room,
+        event_type=arguments.type,
+        text=arguments.text,
+        limit=arguments.limit,
+    )
+    remembering.show(config.history, wanted, sys.stdout, as_json=arguments.json)
+    return 0
 
 
 def purge_broker(arguments: argparse.Namespace) -> int:

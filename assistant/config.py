@@ -25,6 +25,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, Valida
 
 from assistant.attention import Wake, WakeSettings
 from assistant.errors import AssistantError, ConfigurationError
+from assistant.history import HistorySettings
 from assistant.intents import DeviceSettings
 from assistant.models.audio_llm import AudioLLMSettings
 from assistant.models.store import StoreSettings
@@ -47,7 +48,7 @@ DEPTH_LIMIT = 20
 RESERVED_ROOMS = ("status", "alert", "health", "listening", "ask", "say", "reply")  # topics beside the rooms
 PROFILES = ("embedded", "qwen", "hybrid")
 LATER_PROFILES = {"remote": "an OpenAI-compatible audio server"}
-LATER_KEYS = ("clips", "history", "web", "serve")
+LATER_KEYS = ("clips", "web", "serve")
 SECRET_KEY = re.compile(r"password|secret|token", re.IGNORECASE)
 CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
 VARIABLE = re.compile(r"\$(?:(\$)(?=\{)|\{([^}]*)\})")
@@ -179,6 +180,7 @@ class Config(Settings):
     say: SaySettings = SaySettings()
     wyoming: WyomingSettings = WyomingSettings()
     privacy: PrivacySettings = PrivacySettings()
+    history: HistorySettings = HistorySettings()
 
     _file: Path | None = PrivateAttr(default=None)
     _lines: dict[Location, int] = PrivateAttr(default_factory=dict)

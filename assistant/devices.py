@@ -67,6 +67,7 @@ Action = Literal[
     "return",
 ]
 ACTIONS: Final[tuple[str, ...]] = get_args(Action)
+WITHIN: Final = 30.0  # seconds: a light that goes on a minute after it was asked for frightens people
 VALUED: Final = frozenset(
     {"brightness", "color", "color_temperature", "position", "temperature", "speed", "fan_mode", "volume"}
 )  # actions that mean nothing without their value
@@ -274,4 +275,4 @@ class Device:
         topic, template = self._told[action]
         plain = int(value) if isinstance(value, float) and value.is_integer() else value
         payload = template.render({"value": plain, "hex": HEX.get(str(value), "")})
-        return Publish(topic, payload, rule=f"command: {self.settings.name}")
+        return Publish(topic, payload, rule=f"command: {self.settings.name}", within=WITHIN)

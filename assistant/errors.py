@@ -4,7 +4,8 @@ AssistantError            exit 1  something failed
 ├── ConfigurationError    exit 2  a configuration or rule file, or a command line, is wrong
 ├── SourceError           exit 3  a microphone, file or stream cannot be opened or read
 ├── ModelError            exit 4  model files are missing, broken or cannot be run
-└── VoiceError            exit 1  a text cannot be said
+├── VoiceError            exit 1  a text cannot be said
+└── HistoryError          exit 1  the history cannot be opened or read
 """
 
 from __future__ import annotations
@@ -36,3 +37,7 @@ class ModelError(AssistantError):
 
 class VoiceError(AssistantError):
     """A text cannot be said: an engine is missing or fails."""
+
+
+class HistoryError(AssistantError):
+    """The history cannot be opened or read."""

@@ -164,6 +164,7 @@ class Publish:
     qos: int = 1
     retain: bool = False
     rule: str = ""  # name of the rule, for the log
+    within: float | None = None  # seconds after which it is not worth sending; None: however late
 
 
 @dataclass(frozen=True, slots=True)

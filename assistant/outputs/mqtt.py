@@ -1,8 +1,8 @@
 """The MQTT output: whatever is offered reaches the broker, now or when it is back.
 
 `offer` never blocks. Retained states live in a table (`House`) that is published whole at each connect, so a broker or
-a Home Assistant that was away always sees the present; events wait in a bounded inbox and say that they are late. A
-durable outbox can take the inbox's place: it holds `Message`s and nothing else.
+a Home Assistant that was away always sees the present; events wait in the outbox, on disk where there is one, and say
+that they are late.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from assistant.channel import Channel
 from assistant.errors import ConfigurationError
 from assistant.events import Command, Fact, LevelMeasured, Pictured, Publish
 from assistant.outputs.announce import Announcer
@@ -33,6 +32,7 @@ from assistant.outputs.mqtt_client import (
     MqttSettings,
     TlsSettings,
 )
+from assistant.outputs.outbox import Journal, Outbox
 from assistant.outputs.questions import Answer, Questions
 from assistant.outputs.topics import REPEAT_EVERY, Home, House, Message
 
@@ -40,8 +40,8 @@ __all__ = ["Mqtt", "MqttSettings", "TlsSettings"]
 
 log = logging.getLogger(__name__)
 
-INBOX = 1000  # messages that wait for a broker
-SENDS = 5  # a message that five connections in a row did not survive is given up
+INBOX = 1000  # messages that wait for a broker in memory
+SENDS = 5  # a message that so many connections did not survive is sent alone, and after as many more given up
 FIRST_WAIT, LONGEST_WAIT = 1.0, 15.0  # seconds between two attempts to connect: an alarm must not wait a minute
 STABLE_AFTER = 30.0  # seconds: a connection that lasted longer was a good one
 FLAPS = 3  # that many in a row that lasted less want an explanation
@@ -67,12 +67,14 @@ class Mqtt:
         *,
         answer: Answer | None = None,
         command: Callable[[Command], None] | None = None,
+        journal: Journal | None = None,
         clock: Callable[[], float] = time.monotonic,
         birth_wait: Callable[[], float] = lambda: random.uniform(0.0, BIRTH_WAIT),  # noqa: S311 - no secret
     ) -> None:
         """`answer` is asked what arrives on `<base>/ask`; None: nobody listens there.
 
         `command` is told, on the loop, what arrives on the command topics (`commands`); None: nobody listens there.
+        `journal` keeps what must arrive until it has; None: all waits in memory.
         `clock` counts seconds; `birth_wait` says how long to wait after Home Assistant's birth message.
         """
         if settings.host is None:
@@ -85,10 +87,11 @@ class Mqtt:
         self._birth_wait = birth_wait
         self._connector = Connector(settings, settings.client_id or f"kikimimi-{home.install}")
         self._house = House(home, settings.base_topic)
-        self._inbox: Channel[Message] = Channel("mqtt inbox", INBOX)
+        self._outbox = Outbox(INBOX, journal, clock)
+        self._journaled = journal is not None
         self._questions: Questions | None = None
         if answer is not None:
-            self._questions = Questions(settings.base_topic, answer, self._inbox.offer, clock)
+            self._questions = Questions(settings.base_topic, answer, self._outbox.offer, clock)
         self._commands: Commands | None = None
         if command is not None:
             self._commands = Commands(settings.base_topic, [room.id for room in home.rooms], command, clock)
@@ -121,7 +124,7 @@ class Mqtt:
             messages += hermes_messages(item, now, transcripts=self.home.transcripts)
         for message in messages:
             if self._live or not message.state:
-                self._inbox.offer(message)
+                self._outbox.offer(message)
 
     def health(self) -> Mapping[str, Any]:
         """Figures for the health topic."""
@@ -131,15 +134,21 @@ class Mqtt:
             "reconnects": max(0, self._connects - 1),
             "queue": self._waiting(),
             "in_flight": len(self._link.unacknowledged) if self._link is not None else 0,
-            "drops": self._inbox.drops + self._given_up,
+            "drops": self._outbox.drops + self._given_up,
+            "unkept": self._outbox.unkept,
             "expired": self._expired,
             "refused": self._refused + (self._link.refused if self._link is not None else 0),
             **(self._questions.health() if self._questions is not None else {}),
             **(self._commands.health() if self._commands is not None else {}),
         }
 
+    @property
+    def _kept(self) -> str:
+        """What becomes of events that were not sent, for the log."""
+        return "; events wait on disk for the next start" if self._journaled else ""
+
     def _waiting(self) -> int:
-        return len(self._inbox) + len(self._resend)
+        return len(self._outbox) + len(self._resend)
 
     async def run(self) -> None:
         """Stay connected until cancelled or stopped; then say goodbye."""
@@ -153,6 +162,8 @@ class Mqtt:
                     await self._connection()
                 except LinkError as error:
                     flaps += self._connects - connects
+                    if self._clock() - began > STABLE_AFTER:
+                        self._cause = None
                     self._report(f"{error}{self._flap_hint(flaps)}")
                 if self._clock() - began > STABLE_AFTER:
                     attempt = flaps = 0
@@ -160,7 +171,7 @@ class Mqtt:
                 attempt += 1
         finally:
             if not self._connects and self._waiting():
-                log.warning("MQTT: never connected, %d messages were not sent", self._waiting())
+                log.warning("MQTT: never connected, %d messages were not sent%s", self._waiting(), self._kept)
             if self._questions is not None:
                 self._questions.close()
             self._running = False
@@ -205,7 +216,9 @@ class Mqtt:
 
     async def _open_unless_stopped(self) -> Link | None:
         will = Message(self._house.status_topic, "offline", self._clock(), retain=True)
-        opening = asyncio.create_task(self._connector.open(will, self._received), name="mqtt open")
+        opening = asyncio.create_task(
+            self._connector.open(will, self._received, self._outbox.arrived), name="mqtt open"
+        )
         stopping = asyncio.create_task(self._stop.wait(), name="mqtt stop")
         try:
             await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -230,20 +243,24 @@ class Mqtt:
         self.connected.clear()
         self._refused += link.refused
         link.abandon()
-        lost = [message for _, (message, _) in sorted(link.unacknowledged.items()) if not message.state]
+        lost = [message for message, _ in link.unacknowledged.values() if not message.state]  # as they were sent
         for message in reversed(lost):
-            if message.sends + 1 < SENDS:
+            if message.sends + 1 < 2 * SENDS:
                 self._resend.appendleft(replace(message, sends=message.sends + 1))
             else:
-                self._given_up += 1
-                log.warning("MQTT: %s is given up: %d connections broke with it", message.topic, SENDS)
+                self._give_up(message)
+                log.warning("MQTT: %s is given up: %d connections broke with it", message.topic, 2 * SENDS)
+
+    def _give_up(self, message: Message) -> None:
+        self._given_up += 1
+        self._outbox.arrived(message)
 
     def _flap_hint(self, flaps: int) -> str:
         """Two clients of one name throw each other out, and not every broker says so."""
         if flaps < FLAPS:
             return ""
         name = self._connector.client_id
-        return f" ({flaps} times soon after connecting: does another client use the client_id {name!r}?)"
+        return f" (again and again soon after connecting: does another client use the client_id {name!r}?)"
 
     def _report(self, cause: str) -> None:
         """Log a cause once, however often it repeats."""
@@ -268,7 +285,6 @@ class Mqtt:
             PROTOCOL_NAMES[self._connector.protocol],
             ", TLS" if self.settings.tls is not None else "",
         )
-        self._cause = None
         await _race(self._drain(link), self._repeat(link), self._follow_homeassistant(link))
 
     async def _announce(self, link: Link) -> None:
@@ -289,7 +305,7 @@ class Mqtt:
         """Publish every retained state as it is now; states that wait in the inbox are older and are skipped."""
         self._live = True
         self._settled_at = self._clock()
-        self._settled_drops = self._inbox.drops
+        self._settled_drops = self._outbox.drops
         await self._send_all(link, self._house.states(self._settled_at))
 
     async def _send_all(self, link: Link, messages: list[Message]) -> None:
@@ -302,11 +318,12 @@ class Mqtt:
         due = message.due(self._clock())
         if due is None:
             self._expired += 1
+            self._outbox.arrived(message)
             return
         try:
             link.send(due)
         except (ValueError, TypeError) as error:
-            self._given_up += 1
+            self._give_up(message)
             source = f" of rule {message.rule!r}" if message.rule else ""
             log.warning("MQTT: message to %r%s cannot be sent: %s", message.topic, source, error)
 
@@ -315,12 +332,18 @@ class Mqtt:
             await self._send_next(link)
 
     async def _send_next(self, link: Link) -> None:
-        """Send the oldest waiting message. Nothing is lost when this is cancelled."""
-        await link.room()
-        message = self._resend.popleft() if self._resend else await self._inbox.get()
+        """Send the oldest waiting message. Nothing is lost when this is cancelled.
+
+        One that many connections did not survive may be why they broke: it goes alone, so that no other is blamed.
+        """
+        alone = bool(self._resend) and self._resend[0].sends >= SENDS
+        await (link.flushed() if alone else link.room())
+        message = self._resend.popleft() if self._resend else await self._outbox.get()
         if not (message.state and message.raised < self._settled_at):
             self._send(link, message)
-        if self._inbox.drops != self._settled_drops and not len(self._inbox):
+        if alone:
+            await link.flushed()
+        if self._outbox.drops != self._settled_drops and not len(self._outbox):
             await self._settle(link)  # a state may have been among what was shed
 
     async def _repeat(self, link: Link) -> None:
@@ -341,9 +364,9 @@ class Mqtt:
                     await self._send_next(link)
                 await link.flushed()
         except TimeoutError:
-            log.warning("MQTT: %d messages could not be sent in %.0f s", self._waiting(), seconds)
+            log.warning("MQTT: %d messages could not be sent in %.0f s%s", self._waiting(), seconds, self._kept)
         except LinkError as error:
-            log.warning("MQTT: %s; %d messages were not sent", error, self._waiting())
+            log.warning("MQTT: %s; %d messages were not sent%s", error, self._waiting(), self._kept)
         await link.close(CLOSE_TIMEOUT)
 
     # Home Assistant and what earlier runs left behind

@@ -62,6 +62,7 @@ class Arrived:
 
 
 Received = Callable[[Arrived], None]
+Acknowledged = Callable[[Message], None]  # the broker has taken it, or has refused it for good
 
 
 class TlsSettings(Settings):
@@ -175,13 +176,15 @@ class Link:
         protocol: int,
         will: Message | None,
         received: Received,
+        acknowledged: Acknowledged = lambda _message: None,
     ) -> None:
-        """`protocol` is 5 or 4 (3.1.1); `received` is called on the loop."""
+        """`protocol` is 5 or 4 (3.1.1); `received` and `acknowledged` are called on the loop."""
         self.settings = settings
         self.protocol = protocol
         self.refused = 0  # messages that the broker acknowledged with an error
         self.unacknowledged: dict[int, tuple[Message, float]] = {}
         self._received = received
+        self._acknowledged = acknowledged
         self._loop = asyncio.get_running_loop()
         self._answered: asyncio.Future[ReasonCode] = self._loop.create_future()
         self._lost: asyncio.Future[str] = self._loop.create_future()
@@ -471,7 +474,10 @@ class Link:
     def _published(self, mid: int, reason: ReasonCode) -> None:
         message, _ = self.unacknowledged.pop(mid, (None, 0.0))
         self._moved.set()
-        if message is not None and reason.is_failure:
+        if message is None:
+            return
+        self._acknowledged(message)
+        if reason.is_failure:
             self.refused += 1
             if self.refused == 1:
                 log.warning("MQTT: the broker does not take %s: %s (said once)", message.topic, reason.getName())
@@ -492,22 +498,33 @@ class Connector:
         self.client_id = client_id
         self.protocol = 5
 
-    async def open(self, will: Message | None, received: Received) -> Link:
+    async def open(
+        self, will: Message | None, received: Received, acknowledged: Acknowledged = lambda _message: None
+    ) -> Link:
         """Connect and log in, with the other version at once when this one is refused. Raises `LinkError`."""
         other = {5: 4, 4: 5}[self.protocol]
         try:
-            return await self._open_with(self.protocol, will, received)
+            return await self._open_with(self.protocol, will, received, acknowledged)
         except ProtocolRefusedError as error:
             log.debug("MQTT: %s; trying MQTT %s", error, PROTOCOL_NAMES[other])
             try:
-                link = await self._open_with(other, will, received)
+                link = await self._open_with(other, will, received, acknowledged)
             except ProtocolRefusedError:
                 raise error from None
             self.protocol = other
             return link
 
-    async def _open_with(self, protocol: int, will: Message | None, received: Received) -> Link:
-        link = Link(self.settings, client_id=self.client_id, protocol=protocol, will=will, received=received)
+    async def _open_with(
+        self, protocol: int, will: Message | None, received: Received, acknowledged: Acknowledged
+    ) -> Link:
+        link = Link(
+            self.settings,
+            client_id=self.client_id,
+            protocol=protocol,
+            will=will,
+            received=received,
+            acknowledged=acknowledged,
+        )
         await link.open()
         return link
 

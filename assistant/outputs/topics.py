@@ -104,6 +104,8 @@ class Message:
     rule: str = ""  # name of the rule that asked for it
     correlation: bytes | None = None  # MQTT 5: what a question carried, for its answer
     content: str | None = None  # MQTT 5: content type of bytes
+    lasting: bool = False  # it must arrive, however long the broker is away and whatever becomes of this process
+    number: int | None = None  # under which it lies on the disk
 
     @property
     def content_type(self) -> str | None:
@@ -213,7 +215,22 @@ class House:
             case IntentRecognised():
                 return self._intent(item, now)
             case Publish():
-                return [Message(item.topic, item.payload, now, qos=item.qos, retain=item.retain, rule=item.rule)]
+                return [self._published(item, now)]
+
+    @staticmethod
+    def _published(item: Publish, now: float) -> Message:
+        """What a rule or a command sends. With QoS 0 it asks for no care; a command is worth nothing later."""
+        lasting = item.qos > 0 and item.within is None
+        return Message(
+            item.topic,
+            item.payload,
+            now,
+            qos=item.qos,
+            retain=item.retain,
+            rule=item.rule,
+            lifetime=item.within,
+            lasting=lasting,
+        )
 
     def _keep(self, message: Message) -> Message:
         self._states[message.topic] = message
@@ -266,14 +283,14 @@ class House:
             messages.append(
                 self._keep(Message(self._topic(room, "last", event.kind), last, now, retain=True, state=True))
             )
-        messages.append(Message(self._topic(room, "event"), body, now, expiry=EVENT_EXPIRY))
+        messages.append(Message(self._topic(room, "event"), body, now, expiry=EVENT_EXPIRY, lasting=True))
         if known and event.state is State.STARTED and not event.late:
             messages.append(self._prompt(self._topic(room, "trigger"), event.event_type, TRIGGER_EXPIRY, now))
             if event.event_type == "doorbell":
                 ring = {"event_type": "ring", "id": event.id}
                 messages.append(self._prompt(self._topic(room, "doorbell", "event"), ring, DOORBELL_EXPIRY, now))
         if self.home.transcripts and event.kind == "speech" and event.text:
-            messages.append(Message(self._topic(room, "transcript"), body, now, expiry=EVENT_EXPIRY))
+            messages.append(Message(self._topic(room, "transcript"), body, now, expiry=EVENT_EXPIRY, lasting=True))
         return messages
 
     def _switch(self, event: Event, body: Mapping[str, Any], now: float) -> list[Message]:

@@ -1,0 +1,763 @@
+"""Every event on disk, and the MQTT messages that the broker has not acknowledged yet: one database, one writer.
+
+SQLite beside the switches, or PostgreSQL by URL. A thread owns the only connection that writes; whatever comes while it
+commits shares the next commit. Nothing here blocks the loop and nothing raises: a disk that is full or gone is counted,
+told once, and tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from assistant.errors import AssistantError, HistoryError
+from assistant.events import Event, State
+from assistant.settings import Settings
+from assistant.waiting import at_most
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
+log = logging.getLogger(__name__)
+
+FILE = "history.db"
+BATCH = 500  # changes that share one commit
+WAITING = 5_000  # changes that wait for the disk; what comes when it is full is not written, and counted
+LETTERS = 50_000  # messages that wait for a broker; then the oldest is shed and counted
+PROBE = 5.0  # seconds after a failure in which nothing is tried: a dead database must not hold up each event
+STATEMENT = 10.0  # seconds that one statement, or connecting, may take
+TIDY_EVERY = 3_600.0  # seconds between two looks at age and size
+TIDY_ROWS = 2_000  # deleted in one transaction, so that an event never waits long
+STOP = 5.0  # seconds for what waits when the daemon ends
+MB = 1_000_000
+
+
+class HistorySettings(Settings):
+    """Where events are remembered, and for how long."""
+
+    enabled: bool = Field(
+        default=True, description="false: nothing is written; events wait for the broker in memory alone"
+    )
+    path: Path | None = Field(default=None, description="SQLite file; default: history.db in the state folder")
+    url: SecretStr | None = Field(
+        default=None, description="postgresql://user:password@host/database in place of a file (extra: postgres)"
+    )
+    days: float = Field(default=365, gt=0, le=36_500, description="older events are deleted")
+    megabytes: float = Field(default=500, ge=1, description="of a larger file the oldest events are deleted")
+
+    @field_validator("path")
+    @classmethod
+    def _at_home(cls, path: Path | None) -> Path | None:
+        try:
+            return None if path is None else path.expanduser()
+        except RuntimeError:
+            raise ValueError(f"{path}: there is no such home directory; write the whole path") from None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if self.path is not None and self.url is not None:
+            raise ValueError("path and url are both given: remove one")
+        if self.url is not None and not self.url.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("url must read postgresql://user:password@host:port/database")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message that waits for the broker."""
+
+    number: int  # later ones are larger
+    raised: float  # Unix seconds
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which events are asked for. Everything that is given must hold."""
+
+    since: float | None = None  # Unix seconds
+    until: float | None = None
+    room: str | None = None
+    event_type: str | None = None
+    text: str | None = None  # found in what was said, in any case
+    limit: int = 100  # the latest so many
+
+
+# a change of the database, and who is told what came of it: None if it failed
+_Change = tuple[Callable[["Connection"], Any], Callable[[Any], None] | None]
+
+
+class History:
+    """The database of one daemon. The constructor does nothing; `start` opens it in its own thread.
+
+    Its methods are called on the loop and return at once; what they are given to call is called on the loop.
+    """
+
+    def __init__(self, settings: HistorySettings, folder: Path) -> None:
+        """`folder` is where the file lies unless the settings name one."""
+        self.settings = settings
+        self.path = None if settings.url is not None else settings.path or folder / FILE
+        self.events = 0  # written since the start
+        self.lost = 0  # events that could not be written
+        self.shed = 0  # messages that were too many, the oldest
+        self._changes: queue.Queue[_Change | None] = queue.Queue(WAITING)
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed: asyncio.Event = asyncio.Event()
+        # of the thread alone
+        self._connection: Connection | None = None
+        self._lock: int | None = None
+        self._letters = 0
+        self._tidied = 0.0
+        self._size = 0
+        self._retry_at = 0.0
+        self._undone: list[Callable[[Connection], Any]] = []  # acknowledgements that could not be written yet
+        self.problem: str | None = None
+
+    @property
+    def place(self) -> str:
+        """The file or server, for a person, without a password."""
+        return str(self.path) if self.path is not None else _shown(self.settings)
+
+    def start(self) -> None:
+        """Open the database in the background. Changes may be asked for at once."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._work, name="history", daemon=True)
+        self._thread.start()
+
+    async def close(self, seconds: float = STOP) -> None:
+        """Write what waits for at most `seconds`, and close the database."""
+        if self._thread is None:
+            return
+        with contextlib.suppress(queue.Full):
+            self._changes.put_nowait(None)
+        if not await at_most(seconds, self._closed.wait()):
+            log.warning("history: %s did not finish within %.0f s", self.place, seconds)
+
+    # what is remembered
+
+    def record(self, event: Event) -> None:
+        """Remember an event; the `ended` of a sound completes its `started`."""
+        values = event.to_json()
+
+        def change(connection: Connection) -> None:
+            _write_event(connection, event, values)
+
+        def told(outcome: object) -> None:
+            if outcome is None:
+                self._lost_event()
+            else:
+                self.events += 1
+
+        if not self._ask(_returning(change, True), told):
+            self._lost_event()
+
+    def _lost_event(self) -> None:
+        self.lost += 1
+        if self.lost % 100 == 1:
+            log.warning("history: %s: an event was not written (%d so far)", self.place, self.lost)
+
+    # what waits for the broker (`outputs.outbox.Journal`)
+
+    def put(self, raised: float, body: str, kept: Callable[[int | None], None]) -> None:
+        """Keep a message; `kept` is told its number, or None if it could not be written."""
+
+        def change(connection: Connection) -> int:
+            return self._put(connection, raised, body)
+
+        if not self._ask(change, kept):
+            kept(None)
+
+    def drop(self, number: int) -> None:
+        """Forget a message: it has arrived."""
+
+        def change(connection: Connection) -> None:
+            self._drop(connection, number)
+
+        if not self._ask(change, None):
+            log.debug("history: message %d stays and will be sent again", number)
+
+    def after(self, number: int, limit: int, found: Callable[[Sequence[Letter] | None, int], None]) -> None:
+        """Tell `found` the next `limit` messages after `number`, and how many come after those; None: it failed."""
+
+        def change(connection: Connection) -> tuple[list[Letter], int]:
+            return _letters_after(connection, number, limit)
+
+        def told(outcome: tuple[list[Letter], int] | None) -> None:
+            found(*(outcome if outcome is not None else (None, 0)))
+
+        if not self._ask(change, told):
+            found(None, 0)
+
+    def health(self) -> Mapping[str, Any]:
+        """Figures for the health topic."""
+        return {
+            "events": self.events,
+            "lost": self.lost,
+            "waiting": self._changes.qsize(),
+            "unsent": self._letters,
+            "shed": self.shed,
+            "mb": round(self._size / MB, 1),
+            "ok": self.problem is None,
+        }
+
+    # the thread
+
+    def _ask(self, change: Callable[[Connection], Any], told: Callable[[Any], None] | None) -> bool:
+        """Queue a change; False if too many wait."""
+        try:
+            self._changes.put_nowait((change, told))
+        except queue.Full:
+            return False
+        return True
+
+    def _work(self) -> None:
+        """The life of the thread: take what waits, write it in one transaction, tell what came of it."""
+        try:
+            batch: list[_Change] = []
+            ending = False
+            while True:
+                self._write(batch)
+                self._tidy()
+                if ending:
+                    break
+                batch, ending = self._taken()
+        except Exception:
+            log.exception("history: %s: the writer broke; nothing is written any more", self.place)
+            self.problem = "internal error"
+        finally:
+            self._disconnect()
+            self._release()
+            while True:  # nobody may wait for what is not written any more
+                try:
+                    change = self._changes.get_nowait()
+                except queue.Empty:
+                    break
+                if change is not None:
+                    self._tell([(change[1], None)])
+            self._on_loop(self._closed.set)
+
+    def _taken(self) -> tuple[list[_Change], bool]:
+        """What waits, at most `BATCH`, and whether it is the last."""
+        batch: list[_Change] = []
+        with contextlib.suppress(queue.Empty):
+            change = self._changes.get(timeout=TIDY_EVERY if self._connection is not None else PROBE)
+            while change is not None:
+                batch.append(change)
+                if len(batch) >= BATCH:
+                    return batch, False
+                change = self._changes.get_nowait()
+            return batch, True
+        return batch, False
+
+    def _write(self, batch: list[_Change]) -> None:
+        if self._connection is None and (time.monotonic() < self._retry_at or not self._open()):
+            self._failed(batch)
+            return
+        try:
+            self._tell(self._transact(batch))
+        except Exception as error:
+            if _is_of_the_data(error) and len(batch) > 1:
+                for change in batch:
+                    self._write([change])
+                return
+            if not _is_of_the_data(error):
+                self._broken(error)
+            else:
+                log.warning("history: %s: cannot hold an event or message: %s", self.place, _reason(error))
+            self._failed(batch)
+
+    def _transact(self, batch: list[_Change]) -> list[tuple[Callable[[Any], None] | None, Any]]:
+        """Everything in one transaction. Raises what the database raises; then nothing was written."""
+        assert self._connection is not None  # noqa: S101 - opened by the caller
+        letters, shed = self._letters, self.shed
+        try:
+            with self._connection.begin():
+                for change in self._undone:
+                    change(self._connection)
+                outcomes = [(told, change(self._connection)) for change, told in batch]
+        except BaseException:
+            self._letters, self.shed = letters, shed
+            raise
+        self._undone.clear()
+        if self.problem is not None:
+            log.info("history: %s is written again", self.place)
+            self.problem = None
+        return outcomes
+
+    def _failed(self, batch: list[_Change]) -> None:
+        """Nobody waits in vain; what has arrived is marked later, for it must not be sent for ever."""
+        for change, told in batch:
+            if told is None and len(self._undone) < LETTERS:
+                self._undone.append(change)
+        self._tell([(told, None) for _, told in batch])
+
+    def _tell(self, outcomes: Sequence[tuple[Callable[[Any], None] | None, Any]]) -> None:
+        def on_loop() -> None:
+            for told, outcome in outcomes:
+                if told is not None:
+                    told(outcome)
+
+        self._on_loop(on_loop)
+
+    def _on_loop(self, function: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has been closed: the daemon is gone
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(function)
+
+    def _open(self) -> bool:
+        """Connect, check, bring the tables up to date. A damaged file is put aside."""
+        try:
+            self._hold()
+            try:
+                self._connect()
+            except Exception as error:
+                self._disconnect()
+                if self.path is None or not _is_damage(error):
+                    raise
+                self._put_aside(_reason(error))
+                self._connect()
+        except Exception as error:
+            self._broken(error)
+            return False
+        if self._letters:
+            log.info("history: %d messages of an earlier run have not arrived yet", self._letters)
+        return True
+
+    def _connect(self) -> None:
+        """Raises what the database raises, and `HistoryError` for a damaged file."""
+        self._connection = _engine(self.settings, self.path).connect()
+        if self.path is not None and (damage := _damage(self._connection)):
+            raise HistoryError(f"malformed: {damage}")
+        _upgrade(self._connection)
+        with self._connection.begin():
+            self._letters = _count_letters(self._connection)
+        self._measure()
+
+    def _hold(self) -> None:
+        """Two daemons that share one file would both send what waits in it. Raises `HistoryError`."""
+        if self.path is None or self._lock is not None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(self.path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise HistoryError(
+                "another daemon writes there; remedy: stop it, or give this one a history.path of its own"
+            ) from None
+        self._lock = descriptor
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _put_aside(self, damage: str) -> None:
+        """Begin a new file; the damaged one is kept for whoever can mend it, but only the latest."""
+        assert self.path is not None  # noqa: S101 - only files are put aside
+        aside = self.path.with_suffix(".damaged")
+        letters = _salvaged(self.path)
+        for end in ("", "-wal", "-shm"):
+            file = Path(f"{self.path}{end}")
+            with contextlib.suppress(FileNotFoundError):
+                file.replace(f"{aside}{end}")
+        log.error(
+            "history: %s is damaged (%s): it is now %s, a new one begins; %d messages that had not arrived were saved",
+            self.path,
+            damage,
+            aside,
+            len(letters),
+        )
+
+        def change(letter: Letter) -> Callable[[Connection], Any]:
+            return lambda connection: self._put(connection, letter.raised, letter.body)
+
+        self._undone = [change(letter) for letter in letters]
+
+    def _broken(self, error: Exception) -> None:
+        """Tell a failure once, and connect again later."""
+        reason = _reason(error)
+        if reason != self.problem:
+            self.problem = reason
+            log.error(
+                "history: %s cannot be written: %s; events go out all the same, but are not remembered, and wait for "
+                "the broker in memory alone. Trying again for ever; remedy: %s",
+                self.place,
+                reason,
+                _remedy(reason, self.path is not None),
+            )
+        self._disconnect()
+        self._retry_at = time.monotonic() + PROBE
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(Exception):
+                self._connection.close()
+            with contextlib.suppress(Exception):
+                self._connection.engine.dispose()
+            self._connection = None
+
+    # letters, in the thread
+
+    def _put(self, connection: Connection, raised: float, body: str) -> int:
+        from sqlalchemy import insert  # noqa: PLC0415
+
+        number = connection.execute(insert(_tables().letters).values(raised=raised, body=body)).inserted_primary_key
+        assert number is not None  # noqa: S101 - an integer primary key always has a value
+        self._letters += 1
+        if self._letters > LETTERS:
+            self._shed_oldest(connection)
+        return int(number[0])
+
+    def _shed_oldest(self, connection: Connection) -> None:
+        from sqlalchemy import delete, select  # noqa: PLC0415
+
+        table = _tables().letters
+        oldest = select(table.c.number).order_by(table.c.number).limit(self._letters - LETTERS)
+        shed = connection.execute(delete(table).where(table.c.number.in_(oldest))).rowcount
+        self._letters -= shed
+        self.shed += shed
+        if self.shed % 1000 == 1:
+            log.warning("history: %d messages wait for the broker, the oldest are shed (%d so far)", LETTERS, self.shed)
+
+    def _drop(self, connection: Connection, number: int) -> None:
+        from sqlalchemy import delete  # noqa: PLC0415
+
+        table = _tables().letters
+        self._letters -= connection.execute(delete(table).where(table.c.number == number)).rowcount
+
+    # age and size, in the thread
+
+    def _tidy(self) -> None:
+        """Delete what is too old or too much, now and then, a little at a time."""
+        if self._connection is None or time.monotonic() < self._tidied:
+            return
+        try:
+            deleted = self._delete_some()
+            self._measure()
+        except Exception as error:
+            self._broken(error)
+            return
+        # while there is more to delete, go on after whatever came meanwhile
+        self._tidied = time.monotonic() + (0.0 if deleted else TIDY_EVERY)
+        if deleted and self._changes.empty():
+            self._ask(lambda _connection: None, lambda _outcome: None)
+
+    def _delete_some(self) -> int:
+        """Delete the oldest of what is too old, else of what is too much. How many rows."""
+        from sqlalchemy import delete, select  # noqa: PLC0415
+
+        assert self._connection is not None  # noqa: S101 - checked by the caller
+        table = _tables().events
+        oldest = select(table.c.id).order_by(table.c.start).limit(TIDY_ROWS)
+        if self._size <= self.settings.megabytes * MB:
+            oldest = oldest.where(table.c.start < time.time() - self.settings.days * 86_400.0)
+        with self._connection.begin():
+            deleted = self._connection.execute(delete(table).where(table.c.id.in_(oldest))).rowcount
+        if deleted and self.path is not None:
+            file = self._connection.connection.driver_connection
+            assert file is not None  # noqa: S101 - the connection is open
+            file.executescript("PRAGMA incremental_vacuum")  # `execute` would free a single page
+        return deleted
+
+    def _measure(self) -> None:
+        from sqlalchemy import text  # noqa: PLC0415
+
+        assert self._connection is not None  # noqa: S101 - checked by the caller
+        with self._connection.begin():
+            if self.path is not None:
+                pages, size = (
+                    self._connection.execute(text(f"PRAGMA {name}")).scalar_one()
+                    for name in ("page_count", "page_size")
+                )
+                self._size = pages * size
+            else:
+                self._size = self._connection.execute(text("SELECT pg_total_relation_size('events')")).scalar_one()
+
+
+def _returning(change: Callable[[Connection], None], outcome: object) -> Callable[[Connection], object]:
+    def changed(connection: Connection) -> object:
+        change(connection)
+        return outcome
+
+    return changed
+
+
+def read(settings: HistorySettings, folder: Path, wanted: Wanted) -> list[dict[str, Any]]:
+    """The latest events that are wanted, as they were told, the oldest of them first; a daemon may write meanwhile.
+
+    Raises `HistoryError`.
+    """
+    path = None if settings.url is not None else settings.path or folder / FILE
+    if path is not None and not path.exists():
+        raise HistoryError(f"{path}: there is no history yet; remedy: kikimimi run, or another history.path")
+    try:
+        engine = _engine(settings, path, reading=True)
+        with contextlib.closing(engine.connect()) as connection:
+            return _read(connection, wanted)
+    except AssistantError:
+        raise
+    except Exception as error:
+        place = path if path is not None else _shown(settings)
+        raise HistoryError(f"{place}: the history cannot be read: {_reason(error)}") from error
+
+
+def _read(connection: Connection, wanted: Wanted) -> list[dict[str, Any]]:
+    from sqlalchemy import select  # noqa: PLC0415
+
+    table = _tables().events
+    query = select(table.c.body).order_by(table.c.start.desc(), table.c.id.desc()).limit(wanted.limit)
+    if wanted.since is not None:
+        query = query.where(table.c.start >= wanted.since)
+    if wanted.until is not None:
+        query = query.where(table.c.start < wanted.until)
+    if wanted.room is not None:
+        query = query.where(table.c.room == wanted.room)
+    if wanted.event_type is not None:
+        query = query.where(table.c.event_type == wanted.event_type)
+    if wanted.text is not None:
+        query = query.where(table.c.text.icontains(wanted.text, autoescape=True))
+    with connection.begin():
+        return [json.loads(body) for body in reversed(connection.execute(query).scalars().all())]
+
+
+# --- the database -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    events: Any
+    letters: Any
+
+
+_known_tables: list[_Tables] = []
+
+
+def _tables() -> _Tables:
+    """The tables as `migrations/` makes them."""
+    if not _known_tables:
+        from sqlalchemy import Column, Double, Integer, MetaData, String, Table, Text  # noqa: PLC0415
+
+        metadata = MetaData()
+        events = Table(
+            "events",
+            metadata,
+            Column("id", String(26), primary_key=True),
+            Column("room", String, nullable=False),
+            Column("kind", String, nullable=False),
+            Column("event_type", String, nullable=False),
+            Column("start", Double, nullable=False),  # Unix seconds
+            Column("text", Text),
+            Column("body", Text, nullable=False),  # the event's JSON
+        )
+        letters = Table(
+            "letters",
+            metadata,
+            Column("number", Integer, primary_key=True),
+            Column("raised", Double, nullable=False),  # Unix seconds
+            Column("body", Text, nullable=False),
+        )
+        _known_tables.append(_Tables(events, letters))
+    return _known_tables[0]
+
+
+def _engine(settings: HistorySettings, path: Path | None, *, reading: bool = False) -> Engine:
+    """An engine with one connection. Raises `HistoryError` without the driver, or a wrong URL."""
+    from sqlalchemy import URL, create_engine, event, make_url  # noqa: PLC0415 (takes a quarter of a second)
+    from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
+    from sqlalchemy.pool import NullPool  # noqa: PLC0415
+
+    if settings.url is not None:
+        try:
+            url = make_url(settings.url.get_secret_value()).set(drivername="postgresql+psycopg")
+            return create_engine(
+                url,
+                poolclass=NullPool,
+                connect_args={
+                    "connect_timeout": round(STATEMENT),
+                    "options": f"-c statement_timeout={round(STATEMENT * 1000)}",
+                    "tcp_user_timeout": round(STATEMENT * 1000),
+                },
+            )
+        except ModuleNotFoundError as error:
+            raise HistoryError(
+                f"history.url needs the package {error.name}; remedy: pip install 'kikimimi[postgres]'"
+            ) from None
+        except ArgumentError:
+            raise HistoryError(
+                "history.url must read postgresql://user:password@host:port/database; remedy: write : and @ in a "
+                "password as %3A and %40"
+            ) from None
+    assert path is not None  # noqa: S101 - the only other place
+    if not reading:
+        path.touch(mode=0o600)  # SQLite's own would be readable by all
+    engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool, connect_args={"timeout": 5.0})
+
+    @event.listens_for(engine, "connect")
+    def connected(connection: Any, _record: object) -> None:  # noqa: ANN401 - sqlite3's, through SQLAlchemy
+        connection.isolation_level = None  # transactions as SQLAlchemy begins them, tables included
+        for pragma in (
+            ("query_only = ON",)
+            if reading
+            else (
+                "auto_vacuum = INCREMENTAL",  # before the first table
+                "journal_mode = WAL",
+                "synchronous = FULL",  # an event that is offered to the broker must survive a power cut
+                "journal_size_limit = 16000000",
+            )
+        ):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    @event.listens_for(engine, "begin")
+    def begun(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _upgrade(connection: Connection) -> None:
+    """Bring the tables to the newest revision of `migrations/`."""
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.attributes["connection"] = connection
+    for name in ("alembic.runtime.migration", "alembic.runtime.plugins"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    command.upgrade(config, "head")
+
+
+def _damage(connection: Connection) -> str | None:
+    """What SQLite's own check finds wrong with the file."""
+    from sqlalchemy import text  # noqa: PLC0415
+
+    with connection.begin():
+        found = connection.execute(text("PRAGMA quick_check(1)")).scalar_one()
+    return None if found == "ok" else str(found)
+
+
+def _salvaged(path: Path) -> list[Letter]:
+    """The messages that can still be read out of a damaged file."""
+    import sqlite3  # noqa: PLC0415
+
+    letters: list[Letter] = []
+    with (
+        contextlib.suppress(sqlite3.Error),
+        contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as file,
+    ):
+        rows: Iterator[Any] = iter(file.execute("SELECT number, raised, body FROM letters ORDER BY number"))
+        letters.extend(Letter(number, float(raised), body) for number, raised, body in rows if isinstance(body, str))
+    return letters
+
+
+def _write_event(connection: Connection, event: Event, values: dict[str, Any]) -> None:
+    from sqlalchemy import insert, select, update  # noqa: PLC0415
+
+    table = _tables().events
+    if event.state is State.ENDED:
+        known = connection.execute(select(table.c.body).where(table.c.id == event.id)).scalar_one_or_none()
+        if known is not None:
+            told = json.loads(known)
+            # when it was told remains that of its beginning
+            values = {**values, **{name: told[name] for name in ("heard_at", "latency", "late")}}
+            connection.execute(update(table).where(table.c.id == event.id).values(body=_json(values)))
+            return
+    connection.execute(
+        insert(table).values(
+            id=event.id,
+            room=event.room,
+            kind=event.kind,
+            event_type=event.event_type,
+            start=_unix(event.start),
+            text=None if event.text is None else event.text.replace("\0", " "),  # which PostgreSQL cannot hold
+            body=_json(values),
+        )
+    )
+
+
+def _json(values: dict[str, Any]) -> str:
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+
+
+def _unix(start: str | None) -> float:
+    return time.time() if start is None else datetime.fromisoformat(start).timestamp()
+
+
+def _letters_after(connection: Connection, number: int, limit: int) -> tuple[list[Letter], int]:
+    from sqlalchemy import func, select  # noqa: PLC0415
+
+    table = _tables().letters
+    rows = connection.execute(
+        select(table.c.number, table.c.raised, table.c.body)
+        .where(table.c.number > number)
+        .order_by(table.c.number)
+        .limit(limit)
+    ).all()
+    letters = [Letter(*row) for row in rows]
+    if len(letters) < limit:
+        return letters, 0
+    last = letters[-1].number
+    return letters, connection.execute(select(func.count()).where(table.c.number > last)).scalar_one()
+
+
+def _count_letters(connection: Connection) -> int:
+    from sqlalchemy import func, select  # noqa: PLC0415
+
+    return int(connection.execute(select(func.count()).select_from(_tables().letters)).scalar_one())
+
+
+def _shown(settings: HistorySettings) -> str:
+    """The server without its password."""
+    from urllib.parse import urlsplit  # noqa: PLC0415
+
+    assert settings.url is not None  # noqa: S101 - asked only for a server
+    parts = urlsplit(settings.url.get_secret_value())
+    return f"postgresql://{parts.hostname}:{parts.port or 5432}{parts.path}"
+
+
+def _is_of_the_data(error: Exception) -> bool:
+    """Whether one row is at fault rather than the database."""
+    from sqlalchemy.exc import DataError, IntegrityError, StatementError  # noqa: PLC0415
+
+    return isinstance(error, DataError | IntegrityError) or (
+        isinstance(error, StatementError) and isinstance(error.orig, ValueError | TypeError | OverflowError)
+    )
+
+
+def _is_damage(error: Exception) -> bool:
+    text = str(error).lower()
+    return "malformed" in text or "not a database" in text
+
+
+def _reason(error: Exception) -> str:
+    """The database's own words on one line, without the statement and its values: those are events."""
+    cause = getattr(error, "orig", None) or error
+    if isinstance(cause, OSError) and cause.strerror:
+        return f"{cause.strerror}"
+    return " ".join(str(cause).split()) or type(cause).__name__
+
+
+def _remedy(reason: str, file: bool) -> str:
+    text = reason.lower()
+    if "full" in text or "no space" in text:
+        return "free some space on that disk, or lower history.megabytes"
+    if "readonly" in text or "read-only" in text or "permission" in text or "unable to open" in text:
+        return "check the owner and rights of the file and its folder"
+    return "see the reason" if file else "check history.url and the server"

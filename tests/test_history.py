@@ -1,0 +1,449 @@
+"""The history in real databases: SQLite always, PostgreSQL where it is installed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import shutil
+import sqlite3
+import subprocess
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from outputs.brokers import free_port, until
+from pydantic import SecretStr, ValidationError
+
+from assistant import history
+from assistant.errors import HistoryError
+from assistant.events import Event, State, Word
+from assistant.history import FILE, History, HistorySettings, Letter, Wanted, read
+
+Start = Callable[..., Awaitable[History]]
+T0 = 1_790_000_000.0
+
+
+def sound(identity: str = "A", **fields: object) -> Event:
+    known = {"room": "kitchen", "state": State.STARTED, "event_type": "dog_bark", "label": "Dog", "score": 0.9}
+    start = {"start": "2026-09-21T13:46:40+00:00"}
+    return Event(id=identity, source="mic", kind="sound", **{**known, **start, **fields})  # type: ignore[arg-type]
+
+
+def speech(identity: str, text: str | None, **fields: object) -> Event:
+    known = {"room": "kitchen", "start": "2026-09-21T13:46:41+00:00", "language": "en"}
+    return Event(
+        id=identity,
+        source="mic",
+        kind="speech",
+        state=State.HEARD,
+        event_type="speech",
+        label="Speech",
+        score=0.8,
+        text=text,
+        **{**known, **fields},  # type: ignore[arg-type]
+    )
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a real PostgreSQL of our own."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'kikimimi[postgres]'")
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    programs = found[-1].parent if found else None
+    if programs is None and (there := shutil.which("initdb")) is not None:
+        programs = Path(there).parent
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    folder = Path("/tmp") / f"kikimimi-postgres-{os.getpid()}"  # noqa: S108 - a socket's path must be short
+    folder.mkdir(mode=0o700)
+    user: dict[str, object] = {}
+    if os.geteuid() == 0:  # PostgreSQL does not run as root
+        shutil.chown(folder, "postgres")
+        user = {"user": "postgres", "cwd": folder}
+    port = free_port()
+    data, log = folder / "data", folder / "log"
+    initdb = [programs / "initdb", "-D", data, "-U", "house", "--auth=trust", "--no-sync", "--encoding=UTF8"]
+    subprocess.run(initdb, check=True, capture_output=True, **user)  # type: ignore[call-overload]
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+    control = [programs / "pg_ctl", "-D", data, "-l", log, "-w", "-o", options]
+    subprocess.run([*control, "start"], check=True, capture_output=True, **user)  # type: ignore[call-overload]
+    try:
+        yield f"postgresql://house:pass%40word@127.0.0.1:{port}/postgres"
+    finally:
+        stop = [programs / "pg_ctl", "-D", data, "-m", "immediate", "stop"]
+        subprocess.run(stop, check=False, capture_output=True, **user)  # type: ignore[call-overload]
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _emptied(url: str) -> None:
+    import psycopg  # noqa: PLC0415
+
+    with psycopg.connect(url) as connection:
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> HistorySettings:
+    if request.param == "sqlite":
+        return HistorySettings()
+    url = request.getfixturevalue("postgres")
+    _emptied(url)
+    return HistorySettings(url=SecretStr(url))
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    """A maker of histories in one folder, closed at the end."""
+    made: list[History] = []
+
+    async def make(settings: HistorySettings) -> History:
+        made.append(History(settings, tmp_path))
+        made[-1].start()
+        return made[-1]
+
+    yield make
+    for each in made:
+        await each.close()
+
+
+async def kept(store: History, body: str, raised: float = T0) -> int | None:
+    answer: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+    store.put(raised, body, answer.set_result)
+    return await asyncio.wait_for(answer, 10)
+
+
+async def letters(store: History, after: int = 0, limit: int = 100) -> tuple[Sequence[Letter] | None, int]:
+    answer: asyncio.Future[tuple[Sequence[Letter] | None, int]] = asyncio.get_running_loop().create_future()
+    store.after(after, limit, lambda found, behind: answer.set_result((found, behind)))
+    return await asyncio.wait_for(answer, 10)
+
+
+async def told(caplog: pytest.LogCaptureFixture, text: str) -> None:
+    await until(lambda: any(text in record.getMessage() for record in caplog.records))
+
+
+# what is remembered
+
+
+async def test_a_sound_is_one_event_that_its_end_completes(settings: HistorySettings, start: Start, tmp_path: Path):
+    store = await start(settings)
+    begun = sound(heard_at=3.5, latency=0.04)
+    store.record(begun)
+    store.record(replace(begun, state=State.ENDED, duration=2.5, score=0.95, heard_at=9.0, caption="a dog"))
+    await until(lambda: store.events == 2)
+
+    (event,) = read(settings, tmp_path, Wanted())
+    assert (event["state"], event["duration"], event["score"], event["caption"]) == ("ended", 2.5, 0.95, "a dog")
+    assert (event["heard_at"], event["latency"]) == (3.5, 0.04)  # when it was told is that of its beginning
+
+
+async def test_what_is_remembered_is_the_event_as_it_was_told(settings: HistorySettings, start: Start, tmp_path: Path):
+    store = await start(settings)
+    event = speech("B", "電気を\0つけて 'x\"", words=(Word("電気", 0.1, 0.4),), language="ja")
+    store.record(event)
+    await until(lambda: store.events + store.lost == 1)
+
+    (found,) = read(settings, tmp_path, Wanted())
+    assert found == json.loads(json.dumps(event.to_json()))
+
+
+async def test_events_are_found_by_time_room_type_and_text(settings: HistorySettings, start: Start, tmp_path: Path):
+    store = await start(settings)
+    store.record(sound("A", start="2026-09-21T10:00:00+00:00"))
+    store.record(sound("B", start="2026-09-21T11:00:00+00:00", room="garden"))
+    store.record(sound("C", start="2026-09-21T12:00:00+00:00", event_type="doorbell"))
+    store.record(speech("D", "Turn on the LIGHT, 100%", start="2026-09-21T13:00:00+00:00"))
+    store.record(speech("E", None, start="2026-09-21T14:00:00+00:00"))
+    await until(lambda: store.events == 5)
+
+    def ids(**wanted: object) -> str:
+        return "".join(event["id"] for event in read(settings, tmp_path, Wanted(**wanted)))  # type: ignore[arg-type]
+
+    noon = 1_789_992_000.0
+    assert ids() == "ABCDE"
+    assert ids(since=noon) == "CDE"
+    assert ids(until=noon) == "AB"
+    assert ids(room="garden") == "B"
+    assert ids(event_type="doorbell") == "C"
+    assert ids(text="light") == "D"
+    assert ids(text="100%") == "D"
+    assert ids(text="0_") == ""
+    assert ids(limit=2) == "DE"
+
+
+async def test_a_new_run_goes_on_where_the_last_ended(settings: HistorySettings, start: Start, tmp_path: Path):
+    first = await start(settings)
+    first.record(sound("A"))
+    await kept(first, "one")
+    await first.close()
+    second = await start(settings)
+    second.record(sound("B"))
+    number = await kept(second, "two")
+    found, behind = await letters(second)
+
+    assert found is not None
+    assert [(letter.body, letter.raised) for letter in found] == [("one", T0), ("two", T0)]
+    assert (found[1].number, behind) == (number, 0)
+    assert len(read(settings, tmp_path, Wanted())) == 2
+
+
+# what waits for the broker
+
+
+async def test_letters_come_in_order_page_by_page(settings: HistorySettings, start: Start):
+    store = await start(settings)
+    numbers = [await kept(store, str(index)) for index in range(5)]
+    first, behind = await letters(store, limit=2)
+    assert first is not None
+    assert ([letter.body for letter in first], behind) == (["0", "1"], 3)
+    rest, behind = await letters(store, after=first[-1].number, limit=10)
+    assert rest is not None
+    assert ([letter.body for letter in rest], behind) == (["2", "3", "4"], 0)
+
+    store.drop(numbers[4] or 0)
+    store.drop(numbers[0] or 0)
+    left, _ = await letters(store)
+    assert left is not None
+    assert [letter.body for letter in left] == ["1", "2", "3"]
+    later = await kept(store, "5")
+    assert later is not None
+    assert later > (numbers[4] or 0)  # a number is never used again
+    assert store.health()["unsent"] == 4
+
+
+async def test_too_many_letters_shed_the_oldest(
+    settings: HistorySettings, start: Start, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(history, "LETTERS", 3)
+    store = await start(settings)
+    for index in range(5):
+        await kept(store, str(index))
+    left, _ = await letters(store)
+    assert left is not None
+    assert [letter.body for letter in left] == ["2", "3", "4"]
+    assert store.health()["shed"] == 2
+
+
+async def test_what_comes_at_once_shares_a_commit(start: Start):
+    store = await start(HistorySettings())
+    await kept(store, "warm")
+    answers: list[int | None] = []
+    began = time.monotonic()
+    for index in range(2_000):
+        store.put(T0, str(index), answers.append)
+    await until(lambda: len(answers) == 2_000)
+    assert time.monotonic() - began < 20.0
+    assert answers == sorted(answers)  # type: ignore[type-var]
+
+
+async def test_more_than_the_disk_can_take_is_told_at_once(start: Start, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(history, "WAITING", 10)
+    store = await start(HistorySettings())
+    await kept(store, "warm")
+    held = threading.Event()
+    store._ask(lambda _connection: held.wait(10), None)
+    await asyncio.sleep(0.2)
+    answers: list[int | None] = []
+    for index in range(30):
+        store.put(T0, str(index), answers.append)
+        store.record(sound(str(index)))
+    assert answers.count(None) >= 20
+    assert store.lost >= 20
+    held.set()
+    await until(lambda: len(answers) == 30)
+
+
+# what goes wrong
+
+
+async def test_a_damaged_file_is_put_aside_and_its_letters_are_saved(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    store = await start(HistorySettings())
+    for index in range(3):
+        await kept(store, f"letter {index}")
+    for index in range(400):
+        store.record(sound(str(index), label="x" * 500))
+    await until(lambda: store.events == 400)
+    await store.close()
+    file = tmp_path / FILE
+    with sqlite3.connect(file) as connection:
+        (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'events'").fetchone()
+    with file.open("r+b") as damaged:
+        damaged.seek((root - 1) * 4096)
+        damaged.write(b"\xff" * 4096)
+
+    again = await start(HistorySettings())
+    found, _ = await letters(again)
+    assert found is not None
+    assert [letter.body for letter in found] == ["letter 0", "letter 1", "letter 2"]
+    assert (tmp_path / "history.damaged").exists()
+    await told(caplog, "is damaged")
+    again.record(sound("new"))
+    await until(lambda: again.events == 1)
+
+
+async def test_what_is_no_database_is_put_aside(start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / FILE).write_bytes(b"this is a letter to my aunt, not a database" * 100)
+    store = await start(HistorySettings())
+    assert await kept(store, "one") == 1
+    await told(caplog, "is damaged")
+    assert (tmp_path / "history.damaged").read_bytes().startswith(b"this is a letter")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of two megabytes."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk: run the tests as root")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small disk cannot be mounted here ({mounted.stderr.decode().strip()}): run the tests on a host")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+async def test_a_full_disk_is_told_once_and_written_again(
+    start: Start, small_disk: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(history, "PROBE", 0.2)
+    store = await start(HistorySettings(path=small_disk / FILE))
+    assert await kept(store, "before") == 1
+    ballast = small_disk / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb") as file:
+        while True:
+            file.write(bytes(4096))
+    answers = [await kept(store, "x" * 20_000) for _ in range(5)]
+    assert None in answers
+    for index in range(20):
+        store.record(sound(str(index), label="y" * 5_000))
+    await until(lambda: store.lost > 0)
+    assert store.health()["ok"] is False
+    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
+    await told(caplog, "free some space")
+
+    ballast.unlink()
+    await asyncio.sleep(0.3)
+    assert await kept(store, "after") is not None
+    await until(lambda: store.health()["ok"])
+    found, _ = await letters(store)
+    assert found is not None
+    assert (found[0].body, found[-1].body) == ("before", "after")
+
+
+def remount(folder: Path, how: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{how}", folder], check=True)
+
+
+async def test_a_disk_that_becomes_read_only(start: Start, small_disk: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(history, "PROBE", 0.2)
+    store = await start(HistorySettings(path=small_disk / FILE))
+    number = await kept(store, "before")
+    await store.close()
+    await asyncio.to_thread(remount, small_disk, "ro")
+    again = await start(HistorySettings(path=small_disk / FILE))
+    assert await kept(again, "lost") is None
+    assert again.health()["ok"] is False
+    again.drop(number or 0)  # it has arrived, but that cannot be written yet
+    await asyncio.to_thread(remount, small_disk, "rw")
+    await asyncio.sleep(0.3)
+    assert await kept(again, "after") is not None
+    found, _ = await letters(again)
+    assert found is not None
+    assert [letter.body for letter in found] == ["after"]
+
+
+async def test_a_second_daemon_on_one_file_keeps_out(start: Start, caplog: pytest.LogCaptureFixture):
+    first = await start(HistorySettings())
+    assert await kept(first, "mine") == 1
+    second = await start(HistorySettings())
+    assert await kept(second, "not mine") is None
+    await told(caplog, "another daemon writes there")
+    found, _ = await letters(first)
+    assert found is not None
+    assert [letter.body for letter in found] == ["mine"]
+
+
+async def test_a_server_that_is_away_is_tried_again(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    pytest.importorskip("psycopg")
+    monkeypatch.setattr(history, "PROBE", 0.2)
+    settings = HistorySettings(url=SecretStr(f"postgresql://house:hush@127.0.0.1:{free_port()}/house"))
+    store = await start(settings)
+    assert await kept(store, "x") is None
+    await told(caplog, "cannot be written")
+    assert "hush" not in caplog.text
+    with pytest.raises(HistoryError, match="cannot be read"):
+        read(settings, tmp_path, Wanted())
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"url": "mysql://house"},
+        {"url": "postgresql://house", "path": "/tmp/x"},  # noqa: S108
+        {"days": 0},
+        {"megabytes": 0.1},
+    ],
+)
+def test_settings_that_cannot_be_meant(values: dict[str, object]):
+    with pytest.raises(ValidationError):
+        HistorySettings.model_validate(values)
+
+
+def test_a_history_that_is_not_there_says_so(tmp_path: Path):
+    with pytest.raises(HistoryError, match="there is no history yet"):
+        read(HistorySettings(), tmp_path, Wanted())
+
+
+# age and size
+
+
+async def test_old_events_are_deleted(settings: HistorySettings, start: Start, tmp_path: Path):
+    store = await start(settings)
+    store.record(sound("A", start="2020-01-01T00:00:00+00:00"))
+    store.record(sound("B", start=None))
+    await until(lambda: store.events == 2)
+    await store.close()
+    again = await start(settings.model_copy(update={"days": 30.0}))
+    await kept(again, "wake")
+    await until(lambda: [event["id"] for event in read(settings, tmp_path, Wanted())] == ["B"])
+
+
+async def test_a_large_file_loses_the_oldest_events(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(history, "TIDY_ROWS", 50)
+    settings = HistorySettings()
+    store = await start(settings)
+    for index in range(1_000):
+        moment = f"2026-09-21T13:{index // 60:02}:{index % 60:02}+00:00"
+        store.record(sound(f"{index:04}", label="z" * 3_000, start=moment))
+    await until(lambda: store.events == 1_000)
+    await store.close()
+    size = (tmp_path / FILE).stat().st_size
+    again = await start(settings.model_copy(update={"megabytes": 1.0}))
+    await kept(again, "wake")
+    await until(lambda: 0 < again.health()["mb"] <= 1.0)
+    left = [event["id"] for event in read(settings, tmp_path, Wanted(limit=1_000))]
+    assert left[-1] == "0999"
+    assert 100 < len(left) < 500
+    await again.close()
+    assert (tmp_path / FILE).stat().st_size < size / 2
+
+
+async def test_the_file_is_for_its_owner_alone(start: Start, tmp_path: Path):
+    store = await start(HistorySettings())
+    await kept(store, "x")
+    for file in os.scandir(tmp_path):
+        assert file.stat().st_mode & 0o077 == 0, file.path
