@@ -97,8 +97,13 @@ class Wanted:
     limit: int = 100  # the latest so many
 
 
-# a change of the database, and who is told what came of it: None if it failed
-_Change = tuple[Callable[["Connection"], Any], Callable[[Any], None] | None]
+@dataclass(frozen=True, slots=True, eq=False)
+class _Change:
+    """Something to be done with the database, and who is told what came of it: None if it failed."""
+
+    do: Callable[[Connection], Any]
+    told: Callable[[Any], None] | None
+    reads: bool = False  # it changes nothing
 
 
 class History:
@@ -125,7 +130,7 @@ class History:
         self._tidied = 0.0
         self._size = 0
         self._retry_at = 0.0
-        self._undone: list[Callable[[Connection], Any]] = []  # acknowledgements that could not be written yet
+        self._undone: list[_Change] = []  # acknowledgements that could not be written yet
         self.problem: str | None = None
 
     @property
@@ -154,8 +159,9 @@ class History:
         """Remember an event; the `ended` of a sound completes its `started`."""
         values = event.to_json()
 
-        def change(connection: Connection) -> None:
+        def change(connection: Connection) -> bool:
             _write_event(connection, event, values)
+            return True
 
         def told(outcome: object) -> None:
             if outcome is None:
@@ -163,7 +169,7 @@ class History:
             else:
                 self.events += 1
 
-        if not self._ask(_returning(change, True), told):
+        if not self._ask(_Change(change, told)):
             self._lost_event()
 
     def _lost_event(self) -> None:
@@ -179,7 +185,7 @@ class History:
         def change(connection: Connection) -> int:
             return self._put(connection, raised, body)
 
-        if not self._ask(change, kept):
+        if not self._ask(_Change(change, kept)):
             kept(None)
 
     def drop(self, number: int) -> None:
@@ -188,7 +194,7 @@ class History:
         def change(connection: Connection) -> None:
             self._drop(connection, number)
 
-        if not self._ask(change, None):
+        if not self._ask(_Change(change, None)):
             log.debug("history: message %d stays and will be sent again", number)
 
     def after(self, number: int, limit: int, found: Callable[[Sequence[Letter] | None, int], None]) -> None:
@@ -200,7 +206,7 @@ class History:
         def told(outcome: tuple[list[Letter], int] | None) -> None:
             found(*(outcome if outcome is not None else (None, 0)))
 
-        if not self._ask(change, told):
+        if not self._ask(_Change(change, told, reads=True)):
             found(None, 0)
 
     def health(self) -> Mapping[str, Any]:
@@ -217,10 +223,10 @@ class History:
 
     # the thread
 
-    def _ask(self, change: Callable[[Connection], Any], told: Callable[[Any], None] | None) -> bool:
+    def _ask(self, change: _Change) -> bool:
         """Queue a change; False if too many wait."""
         try:
-            self._changes.put_nowait((change, told))
+            self._changes.put_nowait(change)
         except queue.Full:
             return False
         return True
@@ -248,7 +254,7 @@ class History:
                 except queue.Empty:
                     break
                 if change is not None:
-                    self._tell([(change[1], None)])
+                    self._tell([(change.told, None)])
             self._on_loop(self._closed.set)
 
     def _taken(self) -> tuple[list[_Change], bool]:
@@ -265,46 +271,71 @@ class History:
         return batch, False
 
     def _write(self, batch: list[_Change]) -> None:
+        """Write what it takes; of the rest tell that it failed."""
         if self._connection is None and (time.monotonic() < self._retry_at or not self._open()):
             self._failed(batch)
             return
+        if self._undone:
+            self._catch_up()
         try:
-            self._tell(self._transact(batch))
+            outcomes = self._transact(batch)
         except Exception as error:
-            if _is_of_the_data(error) and len(batch) > 1:
+            usable = _is_of_the_data(error) or self._still_there()
+            if usable and len(batch) > 1:  # a full disk can still be read; one event's fault is no other's
                 for change in batch:
                     self._write([change])
                 return
-            if not _is_of_the_data(error):
-                self._broken(error)
-            else:
+            if _is_of_the_data(error):
                 log.warning("history: %s: cannot hold an event or message: %s", self.place, _reason(error))
+            else:
+                self._broken(error, usable=usable)
             self._failed(batch)
+            return
+        self._tell(outcomes)
 
-    def _transact(self, batch: list[_Change]) -> list[tuple[Callable[[Any], None] | None, Any]]:
+    def _transact(self, batch: Sequence[_Change]) -> list[tuple[Callable[[Any], None] | None, Any]]:
         """Everything in one transaction. Raises what the database raises; then nothing was written."""
         assert self._connection is not None  # noqa: S101 - opened by the caller
         letters, shed = self._letters, self.shed
         try:
             with self._connection.begin():
-                for change in self._undone:
-                    change(self._connection)
-                outcomes = [(told, change(self._connection)) for change, told in batch]
+                outcomes = [(change.told, change.do(self._connection)) for change in batch]
         except BaseException:
             self._letters, self.shed = letters, shed
             raise
-        self._undone.clear()
-        if self.problem is not None:
+        if self.problem is not None and not all(change.reads for change in batch):
             log.info("history: %s is written again", self.place)
             self.problem = None
         return outcomes
 
+    def _catch_up(self) -> None:
+        """Mark what has arrived while that could not be written, now and then while it still cannot."""
+        if time.monotonic() < self._retry_at:
+            return
+        try:
+            self._transact(self._undone)
+        except Exception as error:
+            self._broken(error, usable=self._still_there())
+            return
+        self._undone.clear()
+
+    def _still_there(self) -> bool:
+        """Whether the database can be read, though it may not be written."""
+        from sqlalchemy import text  # noqa: PLC0415
+
+        if self._connection is None:
+            return False
+        try:
+            with self._connection.begin():
+                self._connection.execute(text("SELECT 1")).scalar_one()
+        except Exception:
+            return False
+        return True
+
     def _failed(self, batch: list[_Change]) -> None:
         """Nobody waits in vain; what has arrived is marked later, for it must not be sent for ever."""
-        for change, told in batch:
-            if told is None and len(self._undone) < LETTERS:
-                self._undone.append(change)
-        self._tell([(told, None) for _, told in batch])
+        self._undone += [change for change in batch if change.told is None][: LETTERS - len(self._undone)]
+        self._tell([(change.told, None) for change in batch])
 
     def _tell(self, outcomes: Sequence[tuple[Callable[[Any], None] | None, Any]]) -> None:
         def on_loop() -> None:
@@ -385,13 +416,13 @@ class History:
             len(letters),
         )
 
-        def change(letter: Letter) -> Callable[[Connection], Any]:
-            return lambda connection: self._put(connection, letter.raised, letter.body)
+        def change(letter: Letter) -> _Change:
+            return _Change(lambda connection: self._put(connection, letter.raised, letter.body), None)
 
         self._undone = [change(letter) for letter in letters]
 
-    def _broken(self, error: Exception) -> None:
-        """Tell a failure once, and connect again later."""
+    def _broken(self, error: Exception, *, usable: bool = False) -> None:
+        """Tell a failure once, and connect again later, unless the connection is `usable` for reading."""
         reason = _reason(error)
         if reason != self.problem:
             self.problem = reason
@@ -402,7 +433,8 @@ class History:
                 reason,
                 _remedy(reason, self.path is not None),
             )
-        self._disconnect()
+        if not usable:
+            self._disconnect()
         self._retry_at = time.monotonic() + PROBE
 
     def _disconnect(self) -> None:
@@ -457,7 +489,7 @@ class History:
         # while there is more to delete, go on after whatever came meanwhile
         self._tidied = time.monotonic() + (0.0 if deleted else TIDY_EVERY)
         if deleted and self._changes.empty():
-            self._ask(lambda _connection: None, lambda _outcome: None)
+            self._ask(_Change(lambda _connection: None, lambda _outcome: None, reads=True))
 
     def _delete_some(self) -> int:
         """Delete the oldest of what is too old, else of what is too much. How many rows."""
@@ -489,14 +521,6 @@ class History:
                 self._size = pages * size
             else:
                 self._size = self._connection.execute(text("SELECT pg_total_relation_size('events')")).scalar_one()
-
-
-def _returning(change: Callable[[Connection], None], outcome: object) -> Callable[[Connection], object]:
-    def changed(connection: Connection) -> object:
-        change(connection)
-        return outcome
-
-    return changed
 
 
 def read(settings: HistorySettings, folder: Path, wanted: Wanted) -> list[dict[str, Any]]:

@@ -248,7 +248,7 @@ async def test_more_than_the_disk_can_take_is_told_at_once(start: Start, monkeyp
     store = await start(HistorySettings())
     await kept(store, "warm")
     held = threading.Event()
-    store._ask(lambda _connection: held.wait(10), None)
+    store._ask(history._Change(lambda _connection: held.wait(10), None))
     await asyncio.sleep(0.2)
     answers: list[int | None] = []
     for index in range(30):

@@ -112,6 +112,7 @@ class Mqtt:
         self._stop = asyncio.Event()
         self._stopped = asyncio.Event()
         self._running = False
+        self._parted = False  # the last connection was left as it should be, and what was not sent was told
         self._drain_seconds = CANCELLED_DRAIN
 
     def offer(self, item: Fact | Publish) -> None:
@@ -170,8 +171,9 @@ class Mqtt:
                 await self._pause(_backoff(attempt))
                 attempt += 1
         finally:
-            if not self._connects and self._waiting():
-                log.warning("MQTT: never connected, %d messages were not sent%s", self._waiting(), self._kept)
+            if not self._parted and self._waiting():
+                state = "not connected at the end" if self._connects else "never connected"
+                log.warning("MQTT: %s, %d messages were not sent%s", state, self._waiting(), self._kept)
             if self._questions is not None:
                 self._questions.close()
             self._running = False
@@ -356,6 +358,7 @@ class Mqtt:
         """Offline at once, then the queue, then DISCONNECT."""
         if self._said_goodbye_to is not link:
             self.go_offline()
+        self._parted = True
         try:
             async with asyncio.timeout(seconds):
                 if not self._live:

@@ -66,7 +66,8 @@ class Mosquitto:
         path = self.folder / "mosquitto.conf"
         # as root Mosquitto would become another user, who may not read the test's folder
         user = ["user root"] if os.geteuid() == 0 else []
-        path.write_text("\n".join([*user, f"listener {self.port} 127.0.0.1", "persistence false", *self.config, ""]))
+        kept = [] if "persistence true" in self.config else ["persistence false"]
+        path.write_text("\n".join([*user, f"listener {self.port} 127.0.0.1", *kept, *self.config, ""]))
         with (self.folder / "mosquitto.log").open("ab") as out:
             self._process = subprocess.Popen([self.program, "-c", str(path)], stdout=out, stderr=out)
         deadline = time.monotonic() + 10
