@@ -17,7 +17,6 @@ import os
 import platform
 import re
 import shutil
-import socket
 import struct
 import subprocess
 import sys
@@ -28,7 +27,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from assistant import __version__, startup
+from assistant import __version__, checkup, startup
+from assistant.checkup import Check
 from assistant.errors import AssistantError, ModelError
 from assistant.models import hub, store
 from assistant.models.catalogue import HUB, Weights
@@ -45,7 +45,8 @@ CPU_BYTES = 4.0  # of one parameter: float32, which is what a CPU computes by de
 NEEDED = ("ai_edge_litert", "faster_whisper", "av", "soundfile", "soxr", "webrtcvad", "paho", "amqtt")
 NATIVE = "import ai_edge_litert.interpreter, ctranslate2, soundfile, soxr, webrtcvad, av"
 EXTRA = "pip install 'kikimimi[qwen]'"
-PATIENCE = 1.5  # seconds for a sound server and for a broker
+PATIENCE = 1.5  # seconds for a sound server
+NO_ANSWER = (Check("broker", False, "it was not asked in time; remedy: mqtt.url"),)
 HEADER_LIMIT = 100_000_000  # bytes of a safetensors header, the format's own limit
 
 _DECODER = re.compile(r"(?:^|\.)(?:h|layers)\.\d+\.")
@@ -114,7 +115,7 @@ class Report:
     microphone_trouble: str | None
     loudspeakers: tuple[str, ...]
     voices: dict[str, str | None]  # each engine: what it lacks; None: nothing
-    mqtt: str
+    checks: tuple[Check, ...]  # broker, disk, clock, rights
     models: dict[str, bool]  # of the store: whether they are there
     torch: Torch | None
     gpus: tuple[Gpu, ...]
@@ -123,8 +124,9 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 when the embedded profile works."""
-        return 0 if next(profile.works for profile in self.profiles if profile.name == "embedded") else 1
+        """0 when the embedded profile works and no check fails."""
+        works = next(profile.works for profile in self.profiles if profile.name == "embedded")
+        return 0 if works and all(check.works for check in self.checks) else 1
 
     def json(self) -> str:
         """One line for programs."""
@@ -136,7 +138,7 @@ def examine(config: Config) -> Report:
     with (
         _beside(_native_trouble) as native,
         _beside(lambda: (*_microphones(), _loudspeakers())) as sound,
-        _beside(lambda: _broker(config)) as broker,
+        _beside(lambda: checkup.broker(config)) as broker,
     ):
         directory = config.models.dir
         memory, memory_free = _memory()
@@ -166,7 +168,7 @@ def examine(config: Config) -> Report:
             microphone_trouble=trouble,
             loudspeakers=loudspeakers,
             voices=_voices(config),
-            mqtt=broker(2 * PATIENCE, "the configured broker's name was not found in time"),
+            checks=(*broker(checkup.PROBE_PATIENCE + 1.0, NO_ANSWER), *checkup.checks(config)),
             models={model.name: model.installed for model in listed},
             torch=torch,
             gpus=gpus,
@@ -461,17 +463,6 @@ def _microphones() -> tuple[tuple[str, ...], str | None]:
         return (), str(error)
 
 
-def _broker(config: Config) -> str:
-    """Where messages go; a configured broker is dialled, nothing is sent to it."""
-    if config.mqtt.host is None:
-        return "a broker of our own, 127.0.0.1:1883, while the daemon runs"
-    try:
-        socket.create_connection((config.mqtt.host, config.mqtt.port), timeout=PATIENCE).close()
-    except OSError as error:
-        return f"{config.mqtt.address}: no connection ({error.strerror or error}); remedy: mqtt.url, or its firewall"
-    return f"{config.mqtt.address}: listens"
-
-
 # ------------------------------------------------------------------------------------------------------- for a person
 
 
@@ -486,7 +477,8 @@ def lines(report: Report) -> Iterator[str]:
     yield f"loudspeakers: {'; '.join(report.loudspeakers) or 'none found'}"
     voices = (f"{name} (missing; remedy: {remedy})" if remedy else name for name, remedy in report.voices.items())
     yield f"voices: {'; '.join(voices)}"
-    yield f"MQTT: {report.mqtt}"
+    for check in report.checks:
+        yield f"{check.name}: {'' if check.works else 'FAILS: '}{check.detail}"
     yield f"models: {report.folder}, {_gb(report.disk_free)} of the disk free"
     yield f"  there: {', '.join(name for name, there in report.models.items() if there) or 'none'}"
     if report.torch is None:

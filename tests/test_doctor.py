@@ -168,14 +168,15 @@ def test_a_folder_of_the_configuration_is_judged(qwen_audio_checkpoint: Path, tm
     assert any(line.startswith("  qwen: works") for line in doctor.lines(report))
 
 
-def test_a_configured_broker_is_dialled(tmp_path: Path) -> None:
+def test_a_broker_that_is_not_there_is_a_red_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        config = configured(f"mqtt: {{url: 'mqtt://me:secret@127.0.0.1:{port}'}}\n", tmp_path / "config.yaml")
-        assert doctor._broker(config) == f"127.0.0.1:{port}: listens"
-    assert "no connection" in doctor._broker(config)
-    assert "secret" not in doctor._broker(config)
-    assert doctor._broker(Config()).startswith("a broker of our own")
+    config = configured(f"mqtt: {{url: 'mqtt://me:secret@127.0.0.1:{port}'}}\n", tmp_path / "config.yaml")
+    report = doctor.examine(config)
+    said = "\n".join(doctor.lines(report))
+    assert f"broker: tcp: FAILS: nothing listens at 127.0.0.1:{port}" in said
+    assert "secret" not in said + report.json()
+    assert report.exit_code == 1
 
 
 def test_the_build_of_torch_is_read_without_importing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,6 +189,7 @@ class Link:
         self._answered: asyncio.Future[ReasonCode] = self._loop.create_future()
         self._lost: asyncio.Future[str] = self._loop.create_future()
         self._asked: dict[int, tuple[str, ...]] = {}  # topics that the broker has not granted yet
+        self._denied: set[str] = set()  # topics that it did not grant
         self._moved = asyncio.Event()  # an acknowledgement came, or the connection ended
         self._window = WINDOW
         self._largest: int | None = None  # bytes the broker takes
@@ -211,7 +212,7 @@ class Link:
             raise self._no_answer(reached=reached) from None
         except (OSError, ValueError) as error:
             self.abandon()
-            raise LinkError(_explain(error, self.settings)) from error
+            raise LinkError(explain(error, self.settings)) from error
         except BaseException:
             self.abandon()
             raise
@@ -263,6 +264,11 @@ class Link:
             _, identifier = self._client.subscribe([(topic, 1) for topic in topics])
         if identifier is not None:
             self._asked[identifier] = topics
+
+    async def granted(self, seconds: float) -> bool:
+        """Whether the broker has granted every `subscribe` so far. Raises `LinkError` when it is lost."""
+        await self.subscribed(seconds)
+        return not self._asked and not self._denied
 
     async def subscribed(self, seconds: float) -> None:
         """Wait at most so long until the broker has answered every `subscribe`. Raises `LinkError` when it is lost."""
@@ -322,7 +328,7 @@ class Link:
         if settings.username is not None or settings.password is not None or settings.password_file is not None:
             self._client.username_pw_set(settings.username or "", _password(settings))
         if settings.tls is not None:
-            self._client.tls_set_context(_tls_context(settings.tls))
+            self._client.tls_set_context(tls_context(settings.tls))
 
     async def _connect_in_thread(self) -> None:
         """Run connect in a daemon thread: it blocks in name resolution, TCP and TLS, and cannot be cancelled."""
@@ -487,6 +493,7 @@ class Link:
         self._moved.set()
         for topic, reason in zip(topics, reasons, strict=False):
             if reason.is_failure:
+                self._denied.add(topic)
                 log.warning("MQTT: the broker does not let us listen to %s: %s", topic, reason.getName())
 
 
@@ -554,7 +561,8 @@ class _ClosingSocket(ssl.SSLSocket):
             raise
 
 
-def _tls_context(tls: TlsSettings) -> ssl.SSLContext:
+def tls_context(tls: TlsSettings) -> ssl.SSLContext:
+    """What verifies the broker and shows our certificate. Raises OSError or ValueError."""
     for file in (tls.ca, tls.cert, tls.key):
         if file is not None:
             file.open("rb").close()  # the ssl module does not say which file it misses
@@ -571,7 +579,7 @@ def _tls_context(tls: TlsSettings) -> ssl.SSLContext:
     return context
 
 
-def _explain(error: OSError | ValueError, settings: MqttSettings) -> str:  # noqa: PLR0911 - one line a cause
+def explain(error: OSError | ValueError, settings: MqttSettings) -> str:  # noqa: PLR0911 - one line a cause
     """Why there is no connection, and what to do about it."""
     address = settings.address
     match error:
