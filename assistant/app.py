@@ -56,9 +56,10 @@ from assistant.events import (
 )
 from assistant.grammar import language_of
 from assistant.handling import Handler
-from assistant.health import Meter
+from assistant.health import BOUNDS, Meter
 from assistant.history import History
 from assistant.intents import Intents
+from assistant.metrics import Latencies, RoomFigures, Snapshot, served
 from assistant.outputs.broker import answers_mqtt, embedded_broker
 from assistant.outputs.jsonl import readable
 from assistant.outputs.mqtt import MqttSettings
@@ -646,9 +647,18 @@ class Daemon:
             log.info("health: %s", ", ".join(f"{key} {value}" for key, value in figures.items() if value is not None))
             self._tell(HealthMeasured(figures))
 
-    def health(self) -> dict[str, Any]:
-        """Figures of the daemon, its rooms and its outputs."""
-        figures: dict[str, Any] = self._meter.figures()
+    def snapshot(self) -> Snapshot:
+        """Everything that is counted, for Prometheus."""
+        rooms = [RoomFigures(e.room.id, e.online, e.lost(), e.failures, e.model_errors()) for e in self._ears]
+        latencies = [
+            Latencies(kind, tuple(zip(BOUNDS, each.counts, strict=True)), each.count, each.total)
+            for kind, each in self._meter.histograms.items()
+        ]
+        return Snapshot(self.health(look=False), rooms, latencies)
+
+    def health(self, *, look: bool = True) -> dict[str, Any]:
+        """Figures of the daemon, its rooms and its outputs; shares of time are those since the last `look`."""
+        figures: dict[str, Any] = self._meter.figures(look=look)
         figures["model_errors"] = sum(ear.model_errors() for ear in self._ears)
         figures["source_errors"] = sum(ear.failures for ear in self._ears)
         figures["dropped_s_total"] = round(sum(ear.lost() for ear in self._ears), 1)
@@ -776,6 +786,8 @@ async def daemon(
             voices=voices,
             history=history,
         )
+        if config.metrics.enabled:
+            stack.enter_context(served(config.metrics, built.snapshot, __version__))
         yield built
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from assistant import __version__
+from assistant import __version__, logs
 from assistant.errors import AssistantError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ EPILOG = "Exit codes: 0 well, 1 failure, 2 configuration, 3 source, 4 model. Doc
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = parse(argv)
-    set_up_logging(arguments.verbose)
+    logs.set_up(arguments.log_format, verbose=arguments.verbose)
     code = run_command(arguments)
     leave_hanging_threads(code)
     return code
@@ -125,6 +125,11 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"kikimimi {__version__}")
     top.add_argument("-v", "--verbose", action="store_true", help="log more (DEBUG)")
+    top.add_argument(
+        "--log-format",
+        choices=logs.FORMS,
+        help="text, journal (lines with priorities, the default under systemd) or json",
+    )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     run = add(commands, "run", run_daemon, "listen to the rooms and act, until stopped")
@@ -210,6 +215,7 @@ def add(
     sub.set_defaults(command=command)
     sub.add_argument("-c", "--config", type=Path, metavar="FILE", help="configuration file")
     sub.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    sub.add_argument("--log-format", choices=logs.FORMS, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     if name in {"run", "listen", "ask"}:
         sub.add_argument("--profile", choices=PROFILES, metavar="P", help=f"{', '.join(PROFILES)} (default embedded)")
     return sub
@@ -221,14 +227,6 @@ def speed(text: str) -> float:
     if not 0.0 <= value <= 1000.0:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1000")
     return value
-
-
-def set_up_logging(verbose: bool) -> None:
-    """Log to stderr, one readable line each; the libraries only when they warn."""
-    under_systemd = "JOURNAL_STREAM" in os.environ
-    form = "%(levelname)s %(message)s" if under_systemd else "%(asctime)s %(levelname)-7s %(message)s"
-    logging.basicConfig(level=logging.WARNING, format=form, datefmt="%H:%M:%S", stream=sys.stderr)
-    log.setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
 def load_configuration(arguments: argparse.Namespace) -> Config:

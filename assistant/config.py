@@ -27,6 +27,7 @@ from assistant.attention import Wake, WakeSettings
 from assistant.errors import AssistantError, ConfigurationError
 from assistant.history import HistorySettings
 from assistant.intents import DeviceSettings
+from assistant.metrics import MetricsSettings
 from assistant.models.audio_llm import AudioLLMSettings
 from assistant.models.store import StoreSettings
 from assistant.models.whisper import WhisperSettings
@@ -181,6 +182,7 @@ class Config(Settings):
     wyoming: WyomingSettings = WyomingSettings()
     privacy: PrivacySettings = PrivacySettings()
     history: HistorySettings = HistorySettings()
+    metrics: MetricsSettings = MetricsSettings()
 
     _file: Path | None = PrivateAttr(default=None)
     _lines: dict[Location, int] = PrivateAttr(default_factory=dict)

@@ -6,10 +6,12 @@ import os
 import resource
 import time
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 LATENCIES = 200  # the latest events that the lag is taken over
+BOUNDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # seconds, of the histogram
 
 
 def rss_mb() -> float:
@@ -21,6 +23,22 @@ def rss_mb() -> float:
     return pages * PAGE / 1e6
 
 
+class Histogram:
+    """How many latencies were not above each of `BOUNDS`."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * len(BOUNDS)
+        self.count = 0
+        self.total = 0.0  # seconds
+
+    def add(self, latency: float) -> None:
+        """Count one, in seconds."""
+        self.count += 1
+        self.total += latency
+        for index, bound in enumerate(BOUNDS):
+            self.counts[index] += latency <= bound
+
+
 class Meter:
     """Counts over the life of the daemon, and rates since the last look."""
 
@@ -28,6 +46,7 @@ class Meter:
         self.events = 0
         self._sounds: deque[float] = deque(maxlen=LATENCIES)
         self._speech: deque[float] = deque(maxlen=LATENCIES)
+        self._histograms = {"sound": Histogram(), "speech": Histogram()}
         self._started = self._looked = time.monotonic()
         self._cpu = time.process_time()
 
@@ -38,13 +57,20 @@ class Meter:
         """
         self.events += 1
         (self._speech if speech else self._sounds).append(latency)
+        self._histograms["speech" if speech else "sound"].add(latency)
 
-    def figures(self) -> dict[str, float | int | None]:
-        """Uptime, share of one core since the last call, memory, lag and counts."""
+    @property
+    def histograms(self) -> Mapping[str, Histogram]:
+        """Latencies of all events since the start, by kind."""
+        return self._histograms
+
+    def figures(self, *, look: bool = True) -> dict[str, float | int | None]:
+        """Uptime, share of one core since the last `look`, memory, lag and counts."""
         now, cpu = time.monotonic(), time.process_time()
         elapsed = max(now - self._looked, 1e-3)
         share = (cpu - self._cpu) / elapsed
-        self._looked, self._cpu = now, cpu
+        if look:
+            self._looked, self._cpu = now, cpu
         return {
             "uptime_s": round(now - self._started),
             "cpu_percent": round(100.0 * share, 2),

