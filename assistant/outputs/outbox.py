@@ -77,7 +77,8 @@ class Outbox:
         self._behind = 0  # so many on the disk after `_last`
         self._earlier = journal is not None  # what an earlier run left there was not looked for yet
         self._reading = False
-        self._ask_at = 0.0
+        self._asked_at = 0.0  # when the disk was last read
+        self._ask_at = 0.0  # before which it is not asked again
         self._readable = asyncio.Event()
 
     def __len__(self) -> int:
@@ -107,16 +108,24 @@ class Outbox:
         return message
 
     def _next(self) -> Message | None:
-        self._hurry()
         for waiting in (self._prompt, self._page):
             if waiting:
                 return waiting.popleft()
-        if self._more() and self._journal is not None and self._clock() >= self._ask_at:
+        now = self._clock()
+        if self._more() and self._journal is not None and now >= self._ask_at:
             if not self._reading:
-                self._reading = True
+                self._reading, self._asked_at = True, now
                 self._journal.after(self._last, PAGE, self._found)
-            return None
-        return self._unkept.popleft() if self._unkept else None
+            if now - self._asked_at <= KEPT_WITHIN:
+                return None
+        if self._unkept:
+            return self._unkept.popleft()
+        if self._writing and now - self._writing[0].since > KEPT_WITHIN:  # the disk has had its time
+            writing = self._writing.popleft()
+            writing.gone = True
+            self.unkept += 1
+            return writing.message
+        return None
 
     async def _wait_for_more(self) -> None:
         """Until something happened, or it is time to look again."""
@@ -131,14 +140,6 @@ class Outbox:
         """Whether the disk holds more, as far as is known."""
         return self._earlier or self._behind > 0
 
-    def _hurry(self) -> None:
-        """Hand on what the disk has had for too long."""
-        while self._writing and (self._writing[0].gone or self._clock() - self._writing[0].since > KEPT_WITHIN):
-            writing = self._writing.popleft()
-            if not writing.gone:
-                writing.gone = True
-                self._unkept_at(writing.message)
-
     def _kept(self, writing: _Writing, number: int | None) -> None:
         """The answer of the disk, in the order of the questions."""
         if writing.gone:
@@ -149,14 +150,11 @@ class Outbox:
             return
         self._writing.remove(writing)
         if number is None:
-            self._unkept_at(writing.message)
+            self.unkept += 1
+            self._wait(self._unkept, writing.message)
         else:
             self._behind += 1
             self._readable.set()
-
-    def _unkept_at(self, message: Message) -> None:
-        self.unkept += 1
-        self._wait(self._unkept, message)
 
     def _found(self, letters: Sequence[Letter] | None, behind: int) -> None:
         """A page of the disk. What was written after it was read is told later, by `_kept`."""

@@ -138,6 +138,26 @@ async def test_an_alarm_does_not_wait_for_a_disk_that_hangs(monkeypatch: pytest.
     assert len(box) == 0
 
 
+async def test_a_disk_that_is_slow_costs_no_message_and_no_order():
+    disk = Scripted()
+    box = Outbox(3, disk)
+    for number in range(20):  # more than memory would hold
+        box.offer(lasting(str(number)))
+    getting = asyncio.create_task(box.get())
+    await until(lambda: disk.reads)
+    for number, kept in enumerate(disk.puts, 1):
+        kept(number)
+
+    class Page:
+        def __init__(self, number: int) -> None:
+            self.number, self.raised, self.body = number, 0.0, encode(lasting(str(number - 1)))
+
+    disk.reads[0]([Page(number) for number in range(1, 21)], 0)
+    assert (await asyncio.wait_for(getting, 5)).payload == "0"
+    assert await taken(box, 19) == [str(number) for number in range(1, 20)]
+    assert (len(box), box.unkept, box.drops, disk.dropped) == (0, 0, 0, [])
+
+
 async def test_where_the_disk_fails_memory_takes_its_place():
     disk = Scripted()
     box = Outbox(3, disk)
