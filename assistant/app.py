@@ -659,6 +659,7 @@ class Daemon:
     def health(self, *, look: bool = True) -> dict[str, Any]:
         """Figures of the daemon, its rooms and its outputs; shares of time are those since the last `look`."""
         figures: dict[str, Any] = self._meter.figures(look=look)
+        figures["tasks"] = len(asyncio.all_tasks())
         figures["model_errors"] = sum(ear.model_errors() for ear in self._ears)
         figures["source_errors"] = sum(ear.failures for ear in self._ears)
         figures["dropped_s_total"] = round(sum(ear.lost() for ear in self._ears), 1)

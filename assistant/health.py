@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -21,6 +22,14 @@ def rss_mb() -> float:
     except (OSError, ValueError, IndexError):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
     return pages * PAGE / 1e6
+
+
+def open_files() -> int | None:
+    """File descriptors of this process; None where /proc does not exist."""
+    try:
+        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a list of names is all that is needed
+    except OSError:
+        return None
 
 
 class Histogram:
@@ -75,6 +84,8 @@ class Meter:
             "uptime_s": round(now - self._started),
             "cpu_percent": round(100.0 * share, 2),
             "rss_mb": round(rss_mb(), 1),
+            "threads": threading.active_count(),
+            "open_files": open_files(),
             "lag_ms_p95": _p95_ms(self._sounds),
             "speech_lag_ms_p95": _p95_ms(self._speech),
             "events": self.events,
