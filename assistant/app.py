@@ -40,6 +40,8 @@ from assistant.events import (
     Log,
     Pictured,
     Presence,
+    Problem,
+    ProblemChanged,
     Publish,
     RoomChanged,
     Samples,
@@ -95,6 +97,14 @@ LEAST_DRAIN = 1.0  # of which so many for the outputs, however long the recognis
 DRAWINGS = 4  # pictures at once; an alert that lasts is drawn again when it ends
 TEST = "test"  # event type of an alert that nobody heard
 SWITCHED_OFF = "listening is switched off"
+PROBLEMS = {
+    Problem.SILENT: "nothing but digital silence: the microphone is muted, unplugged or broken; remedy: unmute it, or "
+    "choose another one of kikimimi devices",
+    Problem.STUCK: "one value, or the same stretch, over and over: the microphone or its driver hangs; remedy: unplug "
+    "it and plug it in again, or restart the sound server",
+    Problem.CLIPPED: "at full scale all the time: the microphone is far too loud; remedy: turn its gain down "
+    "(alsamixer, F4, or pavucontrol)",
+}
 QUESTIONS = 16  # of rules that wait for the audio language model at once; more go without an answer
 
 
@@ -333,6 +343,7 @@ class Daemon:
             if ear.told != SWITCHED_OFF:
                 log.info("%s: %s; its source is closed until it is switched on again", ear.room.id, SWITCHED_OFF)
                 ear.online, ear.told, ear.failure = False, SWITCHED_OFF, None
+                self._has_problem(ear, Problem.NONE)
                 self._tell(RoomChanged(ear.room.id, Presence.DISABLED, SWITCHED_OFF))
             ear.turned.clear()
             await ear.turned.wait()
@@ -447,22 +458,24 @@ class Daemon:
             return
         log.log(logging.INFO if ear.online and not ear.live else logging.WARNING, "%s: %s", ear.room.id, reason)
         ear.online, ear.told = False, reason
+        self._has_problem(ear, Problem.NONE)
         self._tell(RoomChanged(ear.room.id, Presence.OFFLINE, reason))
 
     def _measured(self, ear: Ear, level: LevelMeasured) -> None:
-        """Pass a level on. A live source that gives digital silence is told of: no microphone is that quiet."""
-        silent = ear.live and ear.pipeline is not None and ear.pipeline.silent
-        if silent != ear.silent:
-            ear.silent = silent
-            if silent:
-                log.warning(
-                    "%s: nothing but digital silence: the microphone is muted, unplugged or broken; remedy: unmute it, "
-                    "or choose another one of kikimimi devices",
-                    ear.room.id,
-                )
+        """Pass a level on, and what is wrong with a live source."""
+        if ear.live and ear.source is not None and ear.source.stats.problem is not ear.problem:
+            problem = ear.source.stats.problem
+            if problem is Problem.NONE:
+                log.info("%s: its source is no longer %s", ear.room.id, ear.problem)
             else:
-                log.info("%s: the microphone is no longer silent", ear.room.id)
+                log.warning("%s: %s", ear.room.id, PROBLEMS[problem])
+            self._has_problem(ear, problem)
         self._tell(level)
+
+    def _has_problem(self, ear: Ear, problem: Problem) -> None:
+        if problem is not ear.problem:
+            ear.problem = problem
+            self._tell(ProblemChanged(ear.room.id, problem))
 
     def _emit(self, event: Event) -> None:
         """Tell an event: first what the rules make of it, then the outputs, each through its own inbox.
@@ -666,7 +679,8 @@ class Daemon:
         figures["utterances_dropped"] = sum(ear.utterances_shed() for ear in self._ears)
         figures["utterances_waiting"] = sum(len(ear.pipeline.utterances) for ear in self._ears if ear.pipeline)
         figures["rooms_online"] = sum(ear.online for ear in self._ears)
-        figures["rooms_silent"] = sum(ear.silent for ear in self._ears)
+        for problem in PROBLEMS:
+            figures[f"rooms_{problem}"] = sum(ear.problem is problem for ear in self._ears)
         figures["rooms"] = len(self._ears)
         figures["wake_words"] = sum(ear.woken() for ear in self._ears)
         figures |= {f"commands_{key}": value for key, value in self._handler.health().items()}

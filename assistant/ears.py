@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from assistant.events import Problem
 from assistant.startup import Room
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Ear:
     woken_before: int = 0  # wake words of earlier openings
     failures: int = 0  # times that its source broke or could not be opened
     heard: bool = False  # it was online at least once
-    silent: bool = False  # its microphone gives nothing but digital silence
+    problem: Problem = Problem.NONE  # of what its source gives, as last told
     failure: AssistantError | None = None  # why it is not heard
     told: str | None = None  # the reason that was told last
     turned: asyncio.Event = field(default_factory=asyncio.Event)  # its listening switch was turned
@@ -63,4 +64,3 @@ class Ear:
         )
         self.woken_before = self.woken()
         self.source, self.pipeline, self.commands = source, None, None
-        self.silent = False

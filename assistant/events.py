@@ -256,6 +256,23 @@ class RoomChanged:
     reason: str | None = None
 
 
+class Problem(StrEnum):
+    """What is wrong with what a live source gives."""
+
+    NONE = "none"
+    SILENT = "silent"  # digital silence
+    STUCK = "stuck"  # a constant value, or the same stretch over and over
+    CLIPPED = "clipped"  # at full scale all the time
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemChanged:
+    """A room's source gives what no room sounds like, or does so no more."""
+
+    room: str
+    problem: Problem
+
+
 @dataclass(frozen=True, slots=True)
 class LevelMeasured:
     """How loud a room is."""
@@ -380,6 +397,7 @@ Command = SetListening | SetSensitivity | SendTest | Say
 Fact = (
     Event
     | RoomChanged
+    | ProblemChanged
     | LevelMeasured
     | HealthMeasured
     | ListeningChanged

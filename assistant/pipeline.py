@@ -253,11 +253,6 @@ class Pipeline:
             return None
         return Captions(self._models.llm, self._models.describe, self.recent, patient=self._inline)
 
-    @property
-    def silent(self) -> bool:
-        """Whether the source has given nothing but digital silence for seconds."""
-        return self._activity.dead
-
     async def run(
         self, online: Callable[[], None] = lambda: None, broken: Callable[[Exception], None] = lambda _error: None
     ) -> None:

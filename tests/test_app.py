@@ -23,10 +23,21 @@ import soundfile
 from paho.mqtt.enums import CallbackAPIVersion
 
 from assistant import app
-from assistant.audio.source import SourceStats
+from assistant.audio.source import Converter, SourceStats
 from assistant.config import Config, parse
 from assistant.errors import SourceError
-from assistant.events import SAMPLE_RATE, Chunk, Event, Presence, RoomChanged, Samples, State, frozen
+from assistant.events import (
+    SAMPLE_RATE,
+    Chunk,
+    Event,
+    Presence,
+    Problem,
+    ProblemChanged,
+    RoomChanged,
+    Samples,
+    State,
+    frozen,
+)
 from assistant.health import rss_mb
 from assistant.listening import listen
 from assistant.outputs.broker import embedded_broker
@@ -279,12 +290,13 @@ class Faulty:
     def __init__(self, room: str, samples: Samples, lost: float, opened: list[float]) -> None:
         self.room, self.name, self.stats = room, "faulty", SourceStats(lost_seconds=lost)
         self._samples, self._opened = samples, opened
+        self._converter = Converter(self.name, self.stats)
 
     async def chunks(self) -> AsyncIterator[Chunk]:
         self._opened.append(time.monotonic())
         for start in range(0, len(self._samples), 640):
-            samples = frozen(self._samples[start : start + 640].copy())
-            yield Chunk(self.room, self.name, start, samples, time.time())
+            samples = self._converter.feed(self._samples[start : start + 640, np.newaxis], SAMPLE_RATE)
+            yield Chunk(self.room, self.name, start, frozen(samples), time.time())
             await asyncio.sleep(0)
         raise SourceError("faulty: unplugged; remedy: plug it in")
 
@@ -399,17 +411,49 @@ async def test_rules_and_outputs_that_raise_do_not_stop_the_room(
     assert "a bug in an output" in caplog.text
 
 
-async def test_a_dead_microphone_is_told_once_and_counted(
-    files: ModelFiles, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    "fault",
+    [
+        (Problem.SILENT, 0.0, "unmute it"),
+        (Problem.STUCK, 0.25, "plug it in again"),
+        (Problem.CLIPPED, None, "turn its gain down"),
+    ],
+)
+async def test_a_faulty_microphone_is_told_once_and_counted_and_so_is_its_end(
+    files: ModelFiles,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    fault: tuple[Problem, float | None, str],
 ) -> None:
-    opened: list[float] = []
+    problem, value, remedy = fault
+    caplog.set_level("INFO")
+    inbox, figures = Inbox(), []
+    faulty = np.sign(noise(16.0, -20.0)) if value is None else np.full(16 * SAMPLE_RATE, value, np.float32)
+    samples = np.concatenate((faulty, noise(8.0, -50.0)))
+    monkeypatch.setattr(app, "BACKOFF", (30.0, 60.0))
+    monkeypatch.setattr(app, "open_source", lambda room, _speed: Faulty(room.id, samples, 0.0, []))
+    async with alone(files, [Room("kitchen", "default")], {"inbox": inbox}) as (daemon, _):
+        tell = daemon._tell
+        monkeypatch.setattr(daemon, "_tell", lambda item: (tell(item), figures.append(daemon.health())))
+        await until(lambda: "faulty: unplugged" in caplog.text)
+        assert daemon.health()[f"rooms_{problem}"] == 0
+    assert max(figure[f"rooms_{problem}"] for figure in figures) == 1
+    assert [item for item in inbox.items if isinstance(item, ProblemChanged)] == [
+        ProblemChanged("kitchen", problem),
+        ProblemChanged("kitchen", Problem.NONE),
+    ]
+    assert sum(remedy in record.message for record in caplog.records if record.levelname == "WARNING") >= 1
+    assert sum(f"no longer {problem}" in record.message for record in caplog.records) == 1
+
+
+async def test_a_problem_ends_with_its_source(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    inbox = Inbox()
     silence = np.zeros(16 * SAMPLE_RATE, np.float32)
     monkeypatch.setattr(app, "BACKOFF", (30.0, 60.0))
-    monkeypatch.setattr(app, "open_source", lambda room, _speed: Faulty(room.id, silence, 0.0, opened))
-    async with alone(files, [Room("kitchen", "default")], {"inbox": Inbox()}) as (daemon, _):
-        await until(lambda: "unplugged" in caplog.text)
-        assert daemon.health()["rooms_silent"] == 1
-    assert sum("digital silence" in record.message for record in caplog.records) == 1
+    monkeypatch.setattr(app, "open_source", lambda room, _speed: Faulty(room.id, silence, 0.0, []))
+    async with alone(files, [Room("kitchen", "default")], {"inbox": inbox}):
+        await until(lambda: ProblemChanged("kitchen", Problem.NONE) in inbox.items)
+    assert ProblemChanged("kitchen", Problem.SILENT) in inbox.items
 
 
 async def test_digital_silence_is_not_an_event(files: ModelFiles, tmp_path: Path) -> None:

@@ -292,15 +292,6 @@ async def test_the_beeps_of_an_alarm_are_not_called_a_telephone(models: Build) -
     assert {e.state for e in events if e.event_type == "phone"} == {State.STARTED, State.ENDED}  # YAMNet did say so
 
 
-async def test_digital_silence_is_noticed(models: Build) -> None:
-    hearing = pipe(Played(np.zeros(12 * SAMPLE_RATE, np.float32)), models(), [])
-    await hearing.run()
-    assert hearing.silent
-    hearing = pipe(Played(noise(12.0, -60.0)), models(), [])
-    await hearing.run()
-    assert not hearing.silent
-
-
 async def test_no_word_is_logged(models: Build, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     events: list[Event] = []

@@ -13,7 +13,8 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from assistant.events import SAMPLE_RATE, Chunk, Samples, frozen, seconds
+from assistant.audio.faults import Faults
+from assistant.events import SAMPLE_RATE, Chunk, Problem, Samples, frozen, seconds
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class SourceStats:
     lost_seconds: float = 0.0
     bad_samples: int = 0  # NaN or infinite, replaced by zero
     clipped_samples: int = 0  # at full scale (per channel)
+    problem: Problem = Problem.NONE  # what it has given for the last seconds
 
 
 class Source(Protocol):
@@ -59,6 +61,7 @@ class Converter:
     def __init__(self, name: str, stats: SourceStats) -> None:
         self._name = name
         self._stats = stats
+        self._faults = Faults()
         self._rate = 0.0
         self._channels = 0
         self._resampler: soxr.ResampleStream | None = None
@@ -75,7 +78,7 @@ class Converter:
             self._heard = np.zeros(block.shape[1], dtype=bool)
             self._power = np.zeros(block.shape[1] + 1)  # of each channel and of their mean, half-life one second
             self._only: int | None = None
-        mono = self._mix(self._clean(block))
+        mono = self._mix(self._clean(block, rate))
         if self._resampler is not None:
             mono = self._resampler.resample_chunk(mono)
         return np.concatenate((kept, mono)) if len(kept) else mono
@@ -89,10 +92,19 @@ class Converter:
         self._resampler = None
         return rest
 
-    def _clean(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
-        peak = np.abs(block).max(initial=0.0)
-        if peak < FULL_SCALE:  # False for NaN too
-            return block
+    def _clean(self, block: NDArray[np.float32], rate: float) -> NDArray[np.float32]:
+        """`block` without what is no audio, and judged."""
+        peak = float(np.abs(block).max(initial=0.0))
+        clipped = 0
+        if not peak < FULL_SCALE:  # NaN too
+            block, clipped = self._limited(block)
+            peak = float(np.abs(block).max())
+        self._faults.feed(block, rate, peak, clipped)
+        self._stats.problem = self._faults.problem
+        return block
+
+    def _limited(self, block: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
+        """`block` with finite samples from -1 to 1, and how many were at full scale."""
         bad = ~np.isfinite(block)
         count = int(bad.sum())
         if count:
@@ -100,8 +112,9 @@ class Converter:
                 log.warning("%s: NaN or infinite samples are heard as silence", self._name)
             self._stats.bad_samples += count
             block = np.where(bad, np.float32(0), block)
-        self._stats.clipped_samples += int((np.abs(block) >= FULL_SCALE).sum())
-        return np.clip(block, -1, 1)
+        clipped = int((np.abs(block) >= FULL_SCALE).sum())
+        self._stats.clipped_samples += clipped
+        return np.clip(block, -1, 1), clipped
 
     def _mix(self, block: NDArray[np.float32]) -> Samples:
         if block.shape[1] == 1:

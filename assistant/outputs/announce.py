@@ -17,7 +17,8 @@ from assistant.outputs.topics import Home, Message
 
 log = logging.getLogger(__name__)
 
-ROOM_STATES = ("status", "listening/state", "sensitivity/state", "last/sound", "last/speech")  # retained, but of sounds
+# Retained, but of sounds.
+ROOM_STATES = ("status", "problem", "listening/state", "sensitivity/state", "last/sound", "last/speech")
 VIA_DEVICE_PAUSE = 0.2  # seconds: Home Assistant must know the hub before a room names it
 
 Send = Callable[[list[Message]], Awaitable[None]]

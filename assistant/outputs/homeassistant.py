@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import Field
 
-from assistant.events import Sensitivity
+from assistant.events import Problem, Sensitivity
 from assistant.outputs.topics import OFF_DELAY, Home, Room, SoundType, level_topic_part
 from assistant.settings import Settings
 
@@ -292,6 +292,17 @@ def _room_entities(home: Home, room: Room, unique: str, top: str, base: str) -> 
             # `disabled` is neither connected nor lost: no state that would be untrue
             "value_template": "{{ {'online': 'ON', 'offline': 'OFF'}.get(value, 'None') }}",
             "availability": [{"topic": f"{base}/status"}],  # it must be seen when the room is not
+            "entity_category": "diagnostic",
+            "qos": 1,
+        },
+        "problem": {
+            "platform": "sensor",
+            "name": "Microphone problem",
+            "device_class": "enum",
+            "options": [problem.value for problem in Problem],
+            "icon": "mdi:microphone-question",
+            "default_entity_id": f"sensor.{slug}_microphone_problem",
+            "state_topic": f"{top}/problem",
             "entity_category": "diagnostic",
             "qos": 1,
         },

@@ -22,6 +22,8 @@ from assistant.events import (
     ListeningChanged,
     Pictured,
     Presence,
+    Problem,
+    ProblemChanged,
     Publish,
     RoomChanged,
     Sensitivity,
@@ -157,6 +159,7 @@ class House:
             self._keep(self._listening_state(room.id, 0.0))
             self._keep(self._sensitivity_state(SensitivityChanged(room.id, room.sensitivity), 0.0))
             self._keep(self._room_status(room.id, 0.0))
+            self._keep(self._problem_state(ProblemChanged(room.id, Problem.NONE), 0.0))
             for sound in home.sounds:
                 self._keep(self._sound_state(room.id, sound.event_type, 0.0))
         self._keep(self._alert(0.0))
@@ -201,6 +204,8 @@ class House:
                 return self._event(item, now)
             case RoomChanged():
                 return self._room(item, now)
+            case ProblemChanged():
+                return [self._keep(self._problem_state(item, now))]
             case LevelMeasured():
                 return self._level(item, now)
             case HealthMeasured():
@@ -257,6 +262,9 @@ class House:
     def _sensitivity_state(self, change: SensitivityChanged, now: float) -> Message:
         topic = self._topic(change.room, "sensitivity", "state")
         return Message(topic, change.sensitivity.value, now, retain=True, state=True)
+
+    def _problem_state(self, change: ProblemChanged, now: float) -> Message:
+        return Message(self._topic(change.room, "problem"), change.problem.value, now, retain=True, state=True)
 
     def _sound_state(self, room: str, event_type: str, now: float) -> Message:
         lasts = bool(self._active.get((room, event_type)))

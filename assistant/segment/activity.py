@@ -45,9 +45,6 @@ class ActivitySettings(Settings):
     )
     quantile: float = Field(default=0.2, gt=0.0, lt=1.0, description="share of the past that is taken for background")
     lowest_floor_dbfs: float = Field(default=-70.0, ge=-95.0, le=-20.0, description="the floor never falls below this")
-    dead_after: float = Field(
-        default=10.0, gt=0.0, description="seconds of digital silence that make a microphone dead"
-    )
 
 
 def dbfs(samples: Samples) -> float:
@@ -63,7 +60,6 @@ class Activity:
         self._settings = settings or ActivitySettings()
         s = self._settings
         self._hangover = round(s.hangover * SAMPLE_RATE / FRAME)
-        self._dead_after = round(s.dead_after * SAMPLE_RATE / FRAME)
         blocks = max(10, round(s.memory * SAMPLE_RATE / FRAME / BLOCK))
         # A few blocks of the lowest floor stand for the past that was not heard: sounds at sample 0 open the gate,
         # and a loud room is learnt within seconds all the same.
@@ -72,7 +68,6 @@ class Activity:
         self._block: list[float] = []
         self._floor = s.lowest_floor_dbfs
         self._open_for = 0  # frames until the gate closes
-        self._silent_for = 0  # frames of digital silence
         self._rest: Samples = np.zeros(0, np.float32)
         self._next: int | None = None  # position of the next sample if no audio is lost
 
@@ -80,11 +75,6 @@ class Activity:
     def floor_dbfs(self) -> float:
         """Noise floor now."""
         return self._floor
-
-    @property
-    def dead(self) -> bool:
-        """Nothing but digital silence for seconds: the microphone is muted, unplugged or broken."""
-        return self._silent_for >= self._dead_after
 
     def feed(self, chunk: Chunk) -> list[Frame]:
         """The frames that `chunk` completes; the remainder waits for the next chunk unless audio was lost."""
@@ -99,10 +89,7 @@ class Activity:
         return [self._frame(start + i * FRAME, level) for i, level in enumerate(levels)]
 
     def _frame(self, start: int, level: float) -> Frame:
-        if level <= DEAD_DBFS:  # says nothing about the room
-            self._silent_for += 1
-        else:
-            self._silent_for = 0
+        if level > DEAD_DBFS:  # digital silence says nothing about the room
             self._learn(level)
         if level >= self._floor + self._settings.open_db:
             self._open_for = self._hangover + 1

@@ -62,6 +62,7 @@ ROOM = {
     "sensor.{}_last_speech": None,
     "sensor.{}_sound_level": None,
     "binary_sensor.{}_microphone": "on",
+    "sensor.{}_microphone_problem": "none",
     "switch.{}_listening": "on",
     "select.{}_sensitivity": "balanced",
     "button.{}_test_alert": None,

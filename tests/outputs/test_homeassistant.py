@@ -46,7 +46,7 @@ ENTITY_KEYS = COMMON_KEYS | {"device_class", "state_topic", "value_template", "j
 KEYS = {
     "event": ENTITY_KEYS | {"event_types"},
     "binary_sensor": ENTITY_KEYS | {"payload_on", "payload_off", "off_delay"},
-    "sensor": ENTITY_KEYS | {"unit_of_measurement", "state_class", "suggested_display_precision"},
+    "sensor": ENTITY_KEYS | {"unit_of_measurement", "state_class", "suggested_display_precision", "options"},
     "device_automation": {"platform", "automation_type", "topic", "payload", "type", "subtype", "qos"},
     "switch": COMMON_KEYS | {"state_topic", "command_topic"},
     "select": COMMON_KEYS | {"state_topic", "command_topic", "options"},
@@ -57,7 +57,7 @@ KEYS = {
 DEVICE_CLASSES = {
     "event": {"doorbell", "button", "motion"},
     "binary_sensor": {"connectivity", "safety", "sound", "problem"},
-    "sensor": {"duration", "data_size"},
+    "sensor": {"duration", "data_size", "enum"},
 }
 DURATION_UNITS = {"d", "h", "min", "s", "ms", "μs"}
 
@@ -90,6 +90,7 @@ def check_component(key: str, component: dict[str, Any]) -> None:
     assert re.fullmatch(rf"{platform}\.[a-z0-9_]+", component["default_entity_id"]), key
     assert component.get("device_class") in {None, *DEVICE_CLASSES.get(platform, ())}
     assert component.get("entity_category") in {None, "diagnostic", "config"}
+    assert ("options" in component) == (component.get("device_class") == "enum" or platform == "select"), key
     if component.get("device_class") == "duration":
         assert component["unit_of_measurement"] in DURATION_UNITS
 
@@ -150,6 +151,12 @@ def test_a_room_that_may_not_listen_is_not_available_but_can_be_switched_on():
     ]
     for key in ("listening", "sensitivity", "say"):
         assert room["components"][key]["availability"] == [{"topic": "kikimimi/status"}]
+
+
+def test_a_problem_is_one_of_those_that_are_told():
+    sensor = rooms()[0]["components"]["problem"]
+    assert sensor["device_class"] == "enum"
+    assert sensor["options"] == ["none", "silent", "stuck", "clipped"]
 
 
 def test_the_choices_of_sensitivity_are_those_that_are_taken():

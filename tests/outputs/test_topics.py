@@ -12,6 +12,8 @@ from assistant.events import (
     ListeningChanged,
     Pictured,
     Presence,
+    Problem,
+    ProblemChanged,
     Publish,
     RoomChanged,
     Sensitivity,
@@ -65,9 +67,11 @@ def test_every_state_is_known_from_the_start():
         "kikimimi/hall/listening/state": "ON",
         "kikimimi/hall/sensitivity/state": "balanced",
         "kikimimi/kitchen/status": "offline",
+        "kikimimi/kitchen/problem": "none",
         "kikimimi/kitchen/sound/smoke_alarm/state": "OFF",
         "kikimimi/kitchen/sound/doorbell/state": "OFF",
         "kikimimi/hall/status": "offline",
+        "kikimimi/hall/problem": "none",
         "kikimimi/hall/sound/smoke_alarm/state": "OFF",
         "kikimimi/hall/sound/doorbell/state": "OFF",
         "kikimimi/alert/state": "OFF",
@@ -331,6 +335,16 @@ def test_sensitivity_is_a_retained_state():
     assert (message.topic, message.payload) == ("kikimimi/hall/sensitivity/state", "fewer false alarms")
     assert message.retain
     assert state_of(house, "kikimimi/hall/sensitivity/state") == "fewer false alarms"
+
+
+def test_a_problem_is_a_retained_state():
+    house = House(HOME, "kikimimi")
+    (message,) = house.messages(ProblemChanged("hall", Problem.STUCK), 1.0)
+
+    assert (message.topic, message.payload, message.retain) == ("kikimimi/hall/problem", "stuck", True)
+    assert state_of(house, "kikimimi/hall/problem") == "stuck"
+    house.messages(ProblemChanged("hall", Problem.NONE), 2.0)
+    assert state_of(house, "kikimimi/hall/problem") == "none"
 
 
 # pictures, tests and intents
