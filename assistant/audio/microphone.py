@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import math
 import re
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -34,7 +35,8 @@ FIRST_SECONDS = 5.0  # until the first callback: PulseAudio takes two
 STALL_SECONDS = 2.0  # without a callback: unplugged, or its sound server is gone
 JUMP_SECONDS = 0.25  # of the device's clock without the overflow flag: lost audio too; less is jitter
 PLUGIN_CHANNELS = 9  # a "device" with that many is ALSA's or a sound server's plugin and converts by itself
-SYSFS = Path("/sys/class/sound")
+SYSFS = portaudio.CARDS
+BACKOFF = (0.5, 8.0)  # seconds, give or take a fifth: first and longest wait before it is tried again
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class Microphone:
     """One microphone. What is not taken within 10 s is lost, counted, and shows as a jump in `Chunk.start`."""
 
     live = True
+    backoff = BACKOFF
 
     def __init__(self, room: str, device: str = "default") -> None:
         self.room = room
@@ -79,7 +82,12 @@ class Microphone:
                 ) from None
             patience = FIRST_SECONDS
             while True:
-                block = await _within(patience, held)
+                try:
+                    block = await _within(patience, held)
+                except TimeoutError:
+                    if time.monotonic() - capture.disturbed > FIRST_SECONDS:
+                        raise
+                    continue
                 patience = STALL_SECONDS
                 self.stats.overruns = capture.overflows + held.drops
                 self.stats.underruns = capture.underflows
@@ -112,6 +120,8 @@ class _Capture:
     def __init__(self, loop: asyncio.AbstractEventLoop, held: Channel[Block]) -> None:
         self.overflows = 0
         self.underflows = 0
+        self.disturbed = -math.inf  # monotonic seconds when it was last suspended or resumed
+        self._name = ""
         self._loop = loop
         self._held = held
         self._stream: Any = None
@@ -124,7 +134,7 @@ class _Capture:
         """Find the device and start. Raises `SourceError`."""
         with portaudio.exclusive(SourceError):
             sounddevice = portaudio.library(SourceError)
-            device = find(name, devices())
+            self._name, device = name, _present(name)
             try:
                 self._rate, channels = _format(sounddevice, device)
                 stream = sounddevice.InputStream(
@@ -146,6 +156,18 @@ class _Capture:
             portaudio.opened.add(self)
             if self._closed:  # given up meanwhile
                 self._close()
+
+    def suspend(self) -> bool:
+        """Let PortAudio look for devices: what is missed meanwhile counts as lost (`portaudio.Holder`)."""
+        self.disturbed = time.monotonic()
+        self._close()
+        return True
+
+    def resume(self) -> None:
+        """Open again, unless it was closed meanwhile. Raises `SourceError`."""
+        if not self._closed:
+            self.open(self._name)
+        self.disturbed = time.monotonic()
 
     def close(self) -> None:
         """Stop at once; harmless when it never opened."""
@@ -198,6 +220,21 @@ def _format(sounddevice: Any, device: Device) -> tuple[float, int]:  # noqa: ANN
 
 
 # ------------------------------------------------------------------------------------------------------------- devices
+
+
+def _present(name: str) -> Device:
+    """The device that `name` means, for which PortAudio looks anew where its list may be outdated.
+
+    Only for a card, or what is not in the list: it disturbs the other microphones for a moment.
+    """
+    if portaudio.outdated():
+        try:
+            found = find(name, devices())
+        except SourceError:
+            found = None
+        if found is None or _card(found.name) is not None:
+            portaudio.renew(SourceError)
+    return find(name, devices())
 
 
 def devices(sysfs: Path = SYSFS) -> list[Device]:

@@ -24,6 +24,7 @@ OPEN_SECONDS = 8.0  # until the peer has answered and the format is known
 READ_SECONDS = 8.0  # without a packet
 LEAD_SECONDS = 2.0  # a peer that sends faster than real time (a file, a radio's first burst) is read this far ahead
 HELD_FRAMES = 1_000  # about 20 s between the thread and whoever takes the chunks
+BACKOFF = (1.0, 15.0)  # seconds, give or take a fifth: first and longest wait before it is tried again
 GAP_SECONDS = 0.1, 3600.0  # a jump of the time stamps between these is lost audio; a larger one is a new clock
 
 
@@ -31,6 +32,7 @@ class Stream:
     """One network stream. Login and query of its URL never leave this object."""
 
     live = True
+    backoff = BACKOFF
 
     def __init__(self, room: str, url: str) -> None:
         self.room = room

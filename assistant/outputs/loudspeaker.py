@@ -163,6 +163,13 @@ class _Playback:
         """Zeros from the next block on, whatever the device does with what it holds."""
         self._silent.set()
 
+    def suspend(self) -> bool:
+        """Never: a gap would be heard (`portaudio.Holder`)."""
+        return False
+
+    def resume(self) -> None:
+        """It was not suspended."""
+
     def close(self) -> None:
         """Stop at once; harmless when it never opened."""
         self._closed = True

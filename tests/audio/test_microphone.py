@@ -245,6 +245,72 @@ def test_a_dead_sound_server_is_an_error(pulse):
     assert "default: " in str(result(process)["failure"])
 
 
+TWO = """
+import asyncio, contextlib, json, sys
+from pathlib import Path
+from assistant import portaudio
+from assistant.audio.microphone import Microphone
+from assistant.errors import SourceError
+
+async def hear(source, seconds, heard, came=None):
+    try:
+        async with contextlib.aclosing(source.chunks()) as chunks:
+            async for chunk in chunks:
+                heard.append(chunk)
+                if came is not None and len(heard) == 20:
+                    came.set()
+                if chunk.end > 16000 * seconds:
+                    return None
+    except SourceError as error:
+        return str(error)
+
+async def main():
+    folder = Path(sys.argv[1])
+    portaudio.CARDS = folder / "cards"
+    portaudio.CARDS.mkdir()
+    chunks, came = [], asyncio.Event()
+    first = Microphone("one", "pulse")
+    hearing = asyncio.create_task(hear(first, 10, chunks, came))
+    await came.wait()
+    second = []
+    refused = await hear(Microphone("two", "kitchenmic"), 1, second)
+    with (folder / "asound.conf").open("a") as config:
+        config.write("pcm.before { type pulse }\\npcm.kitchenmic { type pulse }\\n")
+    (portaudio.CARDS / "card1").mkdir()
+    failure = await hear(Microphone("two", "kitchenmic"), 1, second)
+    print(json.dumps({
+        "refused": refused, "second": failure, "first": await hearing, "lost": first.stats.lost_seconds,
+        "samples": sum(len(chunk.samples) for chunk in chunks), "end": chunks[-1].end, "heard": len(second),
+        "open": len(portaudio.opened),
+    }))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+def test_a_device_that_comes_while_another_one_is_heard(pulse, tmp_path):
+    """PortAudio would not see it: its list is made anew, and the stream that is open goes on."""
+    environment, _ = pulse
+    told = result(
+        subprocess.Popen(
+            [sys.executable, "-c", TWO, str(tmp_path)],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    )
+    assert "kitchenmic: no such microphone" in str(told["refused"])
+    assert told["second"] is None
+    assert told["heard"] > 10  # type: ignore[operator]
+    assert told["first"] is None
+    assert 0.0 < told["lost"] < 4.0  # type: ignore[operator]
+    assert told["samples"] + 16000 * told["lost"] == pytest.approx(told["end"], abs=100)  # type: ignore[operator]
+    assert told["open"] == 0
+
+
 def test_no_device_is_one_line_with_the_remedy(portaudio):
     failure = str(result(in_process(["no-such-microphone", "1"], dict(os.environ)))["failure"])
     assert "no microphone found; remedy" in failure or "no-such-microphone: no such microphone" in failure
