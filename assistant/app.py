@@ -96,6 +96,7 @@ DRAIN = 10.0  # seconds for what was heard before the signal
 LEAST_DRAIN = 1.0  # of which so many for the outputs, however long the recogniser took
 DRAWINGS = 4  # pictures at once; an alert that lasts is drawn again when it ends
 TEST = "test"  # event type of an alert that nobody heard
+LOSS_TOLD = 1.0  # seconds of audio or speech lost since they were last told
 SWITCHED_OFF = "listening is switched off"
 PROBLEMS = {
     Problem.SILENT: "nothing but digital silence: the microphone is muted, unplugged or broken; remedy: unmute it, or "
@@ -658,6 +659,7 @@ class Daemon:
             wait = HEALTH_EVERY
             figures = self.health()
             log.info("health: %s", ", ".join(f"{key} {value}" for key, value in figures.items() if value is not None))
+            self._tell_losses()
             self._tell(HealthMeasured(figures))
 
     def snapshot(self) -> Snapshot:
@@ -669,6 +671,19 @@ class Daemon:
         ]
         return Snapshot(self.health(look=False), rooms, latencies)
 
+    def _tell_losses(self) -> None:
+        """Say which rooms lost audio since the last health line."""
+        for ear in self._ears:
+            if ear.lost() - ear.reported >= LOSS_TOLD:
+                log.warning(
+                    "%s: %.1f s of audio were not heard and %.1f s of speech not recognised so far; remedy: fewer "
+                    "rooms, a faster machine, or a smaller model",
+                    ear.room.id,
+                    ear.sounds_shed(),
+                    ear.speech_shed(),
+                )
+                ear.reported = ear.lost()
+
     def health(self, *, look: bool = True) -> dict[str, Any]:
         """Figures of the daemon, its rooms and its outputs; shares of time are those since the last `look`."""
         figures: dict[str, Any] = self._meter.figures(look=look)
@@ -676,6 +691,8 @@ class Daemon:
         figures["model_errors"] = sum(ear.model_errors() for ear in self._ears)
         figures["source_errors"] = sum(ear.failures for ear in self._ears)
         figures["dropped_s_total"] = round(sum(ear.lost() for ear in self._ears), 1)
+        figures["shed_sounds_s"] = round(sum(ear.sounds_shed() for ear in self._ears), 1)
+        figures["shed_speech_s"] = round(sum(ear.speech_shed() for ear in self._ears), 1)
         figures["utterances_dropped"] = sum(ear.utterances_shed() for ear in self._ears)
         figures["utterances_waiting"] = sum(len(ear.pipeline.utterances) for ear in self._ears if ear.pipeline)
         figures["rooms_online"] = sum(ear.online for ear in self._ears)

@@ -26,7 +26,9 @@ class Ear:
     commands: RoomCommands | None = None
     online: bool = False
     live: bool = True  # it does not end by itself: opened again when it breaks
-    lost_before: float = 0.0  # seconds lost by earlier openings of the source
+    sounds_before: float = 0.0  # seconds of audio that earlier openings of the source lost
+    speech_before: float = 0.0  # seconds of speech that earlier openings shed
+    reported: float = 0.0  # seconds lost when that was last told
     utterances_before: int = 0  # utterances shed by earlier openings
     errors_before: int = 0  # errors of the models in earlier openings
     woken_before: int = 0  # wake words of earlier openings
@@ -37,11 +39,17 @@ class Ear:
     told: str | None = None  # the reason that was told last
     turned: asyncio.Event = field(default_factory=asyncio.Event)  # its listening switch was turned
 
+    def sounds_shed(self) -> float:
+        """Seconds of audio that nobody heard: lost by the source, or shed because the tagger had no time."""
+        return self.sounds_before + (self.source.stats.lost_seconds if self.source is not None else 0.0)
+
+    def speech_shed(self) -> float:
+        """Seconds of speech that the recogniser had no time for."""
+        return self.speech_before + (self.pipeline.speech_shed if self.pipeline is not None else 0.0)
+
     def lost(self) -> float:
-        """Seconds of audio lost so far: by the source, and shed on the way to the recogniser."""
-        source = self.source.stats.lost_seconds if self.source is not None else 0.0
-        shed = self.pipeline.utterances.shed if self.pipeline is not None else 0.0
-        return self.lost_before + source + shed
+        """Seconds of audio and speech lost so far."""
+        return self.sounds_shed() + self.speech_shed()
 
     def utterances_shed(self) -> int:
         """Utterances that the recogniser had no time for."""
@@ -57,10 +65,7 @@ class Ear:
 
     def opened(self, source: Source) -> None:
         """A new source: what the one before it lost stays counted."""
-        self.lost_before, self.utterances_before, self.errors_before = (
-            self.lost(),
-            self.utterances_shed(),
-            self.model_errors(),
-        )
+        self.sounds_before, self.speech_before = self.sounds_shed(), self.speech_shed()
+        self.utterances_before, self.errors_before = self.utterances_shed(), self.model_errors()
         self.woken_before = self.woken()
         self.source, self.pipeline, self.commands = source, None, None

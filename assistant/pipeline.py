@@ -231,10 +231,16 @@ class Pipeline:
         )
         self._peak = SILENCE_DBFS
         self.model_errors = 0
+        self._unanswered = 0.0  # seconds of utterances that the audio language model had no time for
 
     def be_sensitive(self, sensitivity: Sensitivity) -> None:
         """From now on believe sounds as easily as that."""
         self._tracker.sensitivity = sensitivity
+
+    @property
+    def speech_shed(self) -> float:
+        """Seconds of speech that nobody had the time to recognise."""
+        return self.utterances.shed + self._unanswered
 
     @property
     def position(self) -> int:
@@ -436,7 +442,8 @@ class Pipeline:
                 ),
                 patient=self._inline,
             )
-        except BusyError as error:  # counted where it was shed
+        except BusyError as error:
+            self._unanswered += seconds(len(utterance.samples))
             log.debug("%s: an utterance at %.1f s was lost: %s", self._name, seconds(utterance.start), error)
             return None
         except Exception as error:

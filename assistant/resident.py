@@ -88,7 +88,7 @@ class _Counts:
     """Over the life of the model; `tokens` and `busy` since the last look too."""
 
     jobs: int = 0
-    shed: int = 0
+    shed: dict[Priority, int] = field(default_factory=lambda: dict.fromkeys(Priority, 0))
     late: int = 0
     cancelled: int = 0
     errors: int = 0
@@ -176,7 +176,8 @@ class Resident:
             "status": self.status.value,
             **{f"waiting_{priority.name.lower()}": len(self._waiting[priority]) for priority in Priority},
             "jobs": counts.jobs,
-            "shed": counts.shed,
+            "shed": sum(counts.shed.values()),
+            **{f"shed_{priority.name.lower()}": counts.shed[priority] for priority in Priority},
             "late": counts.late,
             "cancelled": counts.cancelled,
             "errors": counts.errors,
@@ -228,11 +229,10 @@ class Resident:
             if victim is not job:
                 queue.append(job)
         if victim is not None:
-            self._counts.shed += 1
-            if self._counts.shed % WARN_EVERY == 1:
-                log.warning(
-                    "the audio language model is too slow for its house: %d jobs shed so far", self._counts.shed
-                )
+            self._counts.shed[victim.priority] += 1
+            shed = sum(self._counts.shed.values())
+            if shed % WARN_EVERY == 1:
+                log.warning("the audio language model is too slow for its house: %d jobs shed so far", shed)
             _fail(victim, BusyError("the audio language model had no time for it: too much waits"))
         if victim is not job:
             self._executor.submit(self._serve)

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from assistant.errors import SourceError
 from assistant.events import SAMPLE_RATE, Chunk, Event, Samples, SpeechEvidence, State, Transcript, frozen
 from assistant.models.yamnet import Yamnet
 from assistant.pipeline import Models, ModelThread, Pipeline, Recogniser, Tagger
+from assistant.resident import BusyError
 from assistant.startup import hearing_settings
 from assistant.synthesis import noise, placed, t3, tone
 
@@ -290,6 +292,26 @@ async def test_the_beeps_of_an_alarm_are_not_called_a_telephone(models: Build) -
         if event.event_type in {"phone", "appliance_beep", "alarm_clock"}:
             assert event.heard_at <= smoke[0].heard_at, event
     assert {e.state for e in events if e.event_type == "phone"} == {State.STARTED, State.ENDED}  # YAMNet did say so
+
+
+class Busy:
+    """An audio language model that has no time for speech."""
+
+    async def call(self, function: Callable[[], object], *, patient: bool = False) -> object:
+        raise BusyError("too much waits")
+
+    def shutdown(self) -> None:
+        return
+
+
+async def test_speech_that_the_language_model_has_no_time_for_is_counted_in_seconds(models: Build) -> None:
+    events: list[Event] = []
+    busy = replace(models(Slow()), recognising=Busy())
+    hearing = pipe(Played(room((2.0, spoken(2.0)), length=8.0)), busy, events)
+    await hearing.run()
+    assert 1.5 < hearing.speech_shed < 5.0
+    assert hearing.model_errors == 0
+    assert not [event for event in events if event.kind == "speech"]
 
 
 async def test_no_word_is_logged(models: Build, caplog: pytest.LogCaptureFixture) -> None:

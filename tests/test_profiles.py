@@ -130,7 +130,9 @@ async def test_the_daemon_hears_and_stops(
         assert event["caption"] is event["text"] is None  # privacy.transcripts is off
     assert figures["llm_status"] in {"ready", "loading"}  # 3 s of recording may be over before it is there
     assert figures["model_errors"] == 0
-    assert {"llm_waiting_sound", "llm_shed", "llm_late", "llm_batch_mean", "llm_tokens_per_s"} <= set(figures)
+    assert {"llm_waiting_sound", "llm_shed", "llm_shed_sound", "llm_late", "llm_batch_mean", "llm_tokens_per_s"} <= set(
+        figures
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ what is missing

@@ -258,7 +258,9 @@ async def test_what_waits_is_bounded_and_the_oldest_of_the_least_urgent_is_shed(
     assert shed == ["q1", "q2", "s1"]
     with pytest.raises(BusyError, match="too much waits"):
         await made["q1"]
-    assert resident.figures()["shed"] == 3
+    figures = resident.figures()
+    assert figures["shed"] == 3
+    assert (figures["shed_sound"], figures["shed_speech"], figures["shed_question"]) == (1, 0, 2)
     assert sum("jobs shed so far" in record.message for record in caplog.records) == 1
     llm.hold.set()
     await asyncio.gather(first, *(task for task in made.values() if not task.done()))
