@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
@@ -37,7 +37,7 @@ from assistant.events import (
 from assistant.evidence import Evidence
 from assistant.merging import Merger
 from assistant.models.cadence import Cadence
-from assistant.resident import BusyError, Resident
+from assistant.resident import BusyError, Resident, Status, UnwellError
 from assistant.segment.activity import SILENCE_DBFS, Activity, ActivitySettings, Frame
 from assistant.segment.recent import Recent
 from assistant.segment.speech import Phase, Speech, SpeechSettings
@@ -135,11 +135,28 @@ class Models:
     llm: Resident | None = None  # profiles qwen and hybrid
     describe: Callable[[AudioLLM, Samples], str | None] | None = None  # a caption, in the thread of `llm`
     llm_tagger: SharedTagger | None = None  # profile qwen
+    # Who recognises while `llm` is out of memory, loaded by then, and its thread.
+    stand_in: Callable[[], Awaitable[Recogniser | None]] | None = None
+    standing_in: Caller | None = None
+
+    async def recognition(self) -> tuple[Recogniser | None, Caller]:
+        """Who recognises now, and where it is called. Raises `ModelError`."""
+        if self.llm is not None and self.stand_in is not None and self.standing_in is not None:
+            recogniser = None
+            if self.llm.status is not Status.UNWELL:
+                with suppress(UnwellError):
+                    recogniser = await self.recogniser()
+            if self.llm.status is Status.UNWELL:
+                return await self.stand_in(), self.standing_in
+            return recogniser, self.recognising
+        return await self.recogniser(), self.recognising
 
     def shutdown(self) -> None:
         """Take no more calls."""
         self.tagging.shutdown()
         self.recognising.shutdown()
+        if self.standing_in is not None:
+            self.standing_in.shutdown()
         if self.llm is not None:
             self.llm.shutdown()
 
@@ -430,18 +447,12 @@ class Pipeline:
         """The event of an utterance; None when it gave no words."""
         utterance = pending.utterance
         try:
-            recogniser = await self._models.recogniser()
-            if recogniser is None:
+            try:
+                recogniser, transcript = await self._recognised(pending)
+            except UnwellError:  # it ran out of memory on this very one: its stand-in hears it
+                recogniser, transcript = await self._recognised(pending)
+            if recogniser is None or transcript is None:
                 return None
-            transcript = await self._models.recognising.call(
-                lambda: recogniser.transcribe(
-                    utterance.samples[pending.skipped :],
-                    pending.evidence,
-                    languages=self._settings.languages,
-                    words=self._settings.words,
-                ),
-                patient=self._inline,
-            )
         except BusyError as error:
             self._unanswered += seconds(len(utterance.samples))
             log.debug("%s: an utterance at %.1f s was lost: %s", self._name, seconds(utterance.start), error)
@@ -481,6 +492,20 @@ class Pipeline:
             witnessed=transcript.witnessed,
             latency=round(time.monotonic() - pending.arrived, 3),
         )
+
+    async def _recognised(self, pending: _Pending) -> tuple[Recogniser | None, Transcript | None]:
+        """Who recognised an utterance, and what; None when nobody does. Raises what the model raises."""
+        recogniser, thread = await self._models.recognition()
+        if recogniser is None:
+            return None, None
+        transcribe = partial(
+            recogniser.transcribe,
+            pending.utterance.samples[pending.skipped :],
+            pending.evidence,
+            languages=self._settings.languages,
+            words=self._settings.words,
+        )
+        return recogniser, await thread.call(transcribe, patient=self._inline)
 
     def _announce(self, detection: Detection) -> None:
         """Turn a detection into events, unless one that is out already stands for it."""

@@ -22,6 +22,7 @@ import numpy as np
 from assistant.errors import ModelError
 from assistant.events import SAMPLE_RATE, frozen
 from assistant.models.audio_llm import Answer, AudioLLM, Message, Prompt, Stop
+from assistant.models.halving import free_memory, halved, out_of_memory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,6 +34,7 @@ T = TypeVar("T")
 WARN_EVERY = 100  # the first and each hundredth shed, late or failed job is logged
 MOST = 32  # jobs that wait in all
 BATCH_GPU, BATCH_CPU = 8, 4  # answers made at once
+AGAIN = (60.0, 120.0, 300.0)  # seconds after which a model that was out of memory is tried: first, second, every time
 
 
 class Priority(IntEnum):
@@ -51,12 +53,17 @@ class Status(StrEnum):
 
     LOADING = "loading"
     READY = "ready"
+    UNWELL = "unwell"  # out of memory; it is tried again
     FAILED = "failed"
     STOPPED = "stopped"
 
 
 class BusyError(ModelError):
     """The model had no time: the job was shed for others, or its deadline has passed."""
+
+
+class UnwellError(BusyError):
+    """The model is out of memory for now: somebody else has to do it."""
 
 
 class _GivenUpError(Exception):
@@ -92,6 +99,7 @@ class _Counts:
     late: int = 0
     cancelled: int = 0
     errors: int = 0
+    exhausted: int = 0  # times that memory did not suffice for one thing alone
     batches: int = 0
     batched: int = 0  # answers made in those batches
     tokens: int = 0
@@ -121,7 +129,12 @@ class Resident:
         self._busy_since: float | None = None
         self._stop = False
         self._loaded = asyncio.Event()
-        self._llm: AudioLLM | None = None
+        self._llm: _Guarded | None = None
+        self._loader = load
+        self._exhausted = False  # set in the thread at once, so that it takes no more jobs
+        self._attempts = 0  # to come back, since it was well for long
+        self._well_since = time.monotonic()
+        self._again: asyncio.TimerHandle | None = None
         # A pool of one: each job leaves a ticket there, which serves whatever is most urgent when its turn comes.
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audio-llm")
         self._executor.submit(self._load, load)
@@ -129,7 +142,7 @@ class Resident:
     # ------------------------------------------------------------------------------------------------- for the loop
 
     async def ready(self) -> bool:
-        """Wait until the model is there; False: it will not be, `reason` says why."""
+        """Wait until the model is there; False: it will not be, or is out of memory, `reason` says why."""
         await self._loaded.wait()
         return self.status is Status.READY
 
@@ -174,6 +187,8 @@ class Resident:
         counts.looked, counts.before = now, (counts.tokens, busy, counts.answering)
         return {
             "status": self.status.value,
+            "healthy": self.status in {Status.LOADING, Status.READY},
+            "out_of_memory": counts.exhausted,
             **{f"waiting_{priority.name.lower()}": len(self._waiting[priority]) for priority in Priority},
             "jobs": counts.jobs,
             "shed": sum(counts.shed.values()),
@@ -190,10 +205,9 @@ class Resident:
     def shutdown(self) -> None:
         """Take no more jobs; what waits is refused, what runs stops at its next token. Never blocks."""
         self._stop = True
-        with self._lock:
-            waiting = [job for queue in self._waiting.values() for job in queue]
-            for queue in self._waiting.values():
-                queue.clear()
+        if self._again is not None:
+            self._again.cancel()
+        waiting = self._take_all()
         self._executor.shutdown(wait=False, cancel_futures=True)
         if self.status is not Status.FAILED:
             self.status, self.reason = Status.STOPPED, "it is shutting down"
@@ -204,6 +218,8 @@ class Resident:
     async def _wait(self, job: _Job[T], deadline: float | None) -> T:
         if self.status in {Status.FAILED, Status.STOPPED}:
             raise ModelError(f"the audio language model is not there: {self.reason}")
+        if self.status is Status.UNWELL:
+            raise UnwellError(f"the audio language model is out of order: {self.reason}")
         self._offer(job)
         alarm = None if deadline is None else self._loop.call_later(max(0.0, deadline), self._too_late, job)
         try:
@@ -251,6 +267,13 @@ class Resident:
             if job in self._waiting[job.priority]:
                 self._waiting[job.priority].remove(job)
 
+    def _take_all(self) -> list[_Job[Any]]:
+        with self._lock:
+            waiting = [job for queue in self._waiting.values() for job in queue]
+            for queue in self._waiting.values():
+                queue.clear()
+        return waiting
+
     # ----------------------------------------------------------------------------------------------- for the thread
 
     def _load(self, load: Callable[[], AudioLLM]) -> None:
@@ -264,6 +287,9 @@ class Resident:
             self._tell(self._failed, str(error))
             return
         except Exception as error:
+            if out_of_memory(error):
+                self._exhaust(error)
+                return
             log.exception("the audio language model cannot be loaded")
             self._tell(self._failed, f"{type(error).__name__}: {error}")
             return
@@ -273,19 +299,56 @@ class Resident:
         self._tell(self._came)
 
     def _came(self) -> None:
-        if self.status is Status.LOADING:
-            self.status = Status.READY
+        if self.status is Status.UNWELL:
+            log.info("the audio language model has memory again and goes on")
+        if self.status in {Status.LOADING, Status.UNWELL}:
+            self.status, self.reason, self._well_since = Status.READY, None, time.monotonic()
         self._loaded.set()
+
+    def _exhaust(self, error: Exception) -> None:
+        """In the thread: memory did not suffice, not even for one thing alone."""
+        self._exhausted = True
+        self._tell(self._unwell, str(error).partition("\n")[0][:200] or type(error).__name__)
+
+    def _unwell(self, reason: str) -> None:
+        if self.status in {Status.STOPPED, Status.FAILED}:
+            return
+        if self.status is Status.READY and time.monotonic() - self._well_since > AGAIN[-1]:
+            self._attempts = 0
+        wait = AGAIN[min(self._attempts, len(AGAIN) - 1)]
+        self._attempts += 1
+        self._counts.exhausted += 1
+        log.error(
+            "the audio language model is out of memory (%s); the small models go on without it, it is tried again in "
+            "%.0f s; remedy: models.audio_llm.quantisation: int8 or int4, or fewer programs on the GPU",
+            reason,
+            wait,
+        )
+        self.status, self.reason = Status.UNWELL, f"out of memory: {reason}"
+        for job in self._take_all():
+            _fail(job, UnwellError("the audio language model is out of memory"))
+        self._loaded.set()
+        self._again = self._loop.call_later(wait, lambda: self._executor.submit(self._recover))
+
+    def _recover(self) -> None:
+        """In the thread: see whether there is memory again."""
+        free_memory()
+        self._exhausted = False
+        if self._llm is None:
+            self._load(self._loader)
+            return
+        try:
+            _warm_up(self._llm.unguarded)
+        except Exception as error:
+            self._exhaust(error)
+            return
+        self._tell(self._came)
 
     def _failed(self, reason: str) -> None:
         if self.status is Status.STOPPED:
             return
         self.status, self.reason = Status.FAILED, reason
-        with self._lock:
-            waiting = [job for queue in self._waiting.values() for job in queue]
-            for queue in self._waiting.values():
-                queue.clear()
-        for job in waiting:
+        for job in self._take_all():
             _fail(job, ModelError(f"the audio language model is not there: {reason}"))
         self._loaded.set()
 
@@ -319,7 +382,7 @@ class Resident:
 
     def _take(self) -> list[_Job[Any]]:
         with self._lock:
-            if self._stop:  # `shutdown` refuses what waits
+            if self._stop or self._exhausted:  # `shutdown` and `_unwell` refuse what waits
                 return []
             for queue in self._waiting.values():
                 while queue:
@@ -365,8 +428,9 @@ class Resident:
         except _GivenUpError:
             return
         except Exception as error:
-            if len(jobs) == 1:
-                self._broke(jobs[0], error)
+            if len(jobs) == 1 or out_of_memory(error):
+                for job in jobs:
+                    self._broke(job, error)
             else:
                 self._one_by_one(jobs, error)
             return
@@ -393,6 +457,11 @@ class Resident:
             self._tell(_passed_on, job, piece)
 
     def _broke(self, job: _Job[Any], error: Exception) -> None:
+        if out_of_memory(error):
+            if not self._exhausted:
+                self._exhaust(error)
+            self._tell(_fail, job, UnwellError("the audio language model is out of memory"))
+            return
         self._counts.errors += 1
         if self._counts.errors % WARN_EVERY == 1:
             log.error("the audio language model failed (%d errors so far)", self._counts.errors, exc_info=error)
@@ -405,6 +474,12 @@ class Resident:
         """Whether nobody waits for anything that the thread does now."""
         return self._stop or all(job.unwanted for job in self._current)
 
+    def batch_at_most(self, size: int) -> None:
+        """Memory did not suffice for more answers at once."""
+        if size < self._batch:
+            log.warning("memory does not suffice for %d answers at once; from now on %d", self._batch, size)
+            self._batch = size
+
     def made(self, answers: Sequence[Answer], seconds: float) -> None:
         """Count what the model said in `seconds`."""
         self._counts.tokens += sum(answer.tokens for answer in answers)
@@ -412,11 +487,14 @@ class Resident:
 
 
 class _Guarded:
-    """The model as jobs see it: it stops at the next token, or the next call, once nobody waits any more."""
+    """The model as jobs see it: it stops at the next token, or the next call, once nobody waits any more.
+
+    What memory does not suffice for at once it does in halves.
+    """
 
     def __init__(self, llm: AudioLLM, resident: Resident) -> None:
         self.name, self.tagged = llm.name, llm.tagged
-        self._llm, self._resident = llm, resident
+        self.unguarded, self._resident = llm, resident
 
     def answer(
         self,
@@ -429,20 +507,34 @@ class _Guarded:
     ) -> list[Answer]:
         self._check()
         given_up, began = self._resident.given_up, time.monotonic()
-        answers = self._llm.answer(
-            prompts,
-            max_new_tokens=max_new_tokens,
-            choices=choices,
-            stream=stream,
-            cancelled=lambda i: given_up() or (cancelled is not None and cancelled(i)),
-        )
+        streamed = False
+
+        def piece(i: int, text: str) -> None:
+            nonlocal streamed
+            streamed = True
+            assert stream is not None  # noqa: S101 (for the type checker)
+            stream(i, text)
+
+        def some(first: int, last: int) -> list[Answer]:
+            return self.unguarded.answer(
+                prompts[first:last],
+                max_new_tokens=max_new_tokens,
+                choices=choices,
+                stream=None if stream is None else lambda i, text: piece(first + i, text),
+                cancelled=lambda i: given_up() or (cancelled is not None and cancelled(first + i)),
+            )
+
+        parts = halved(len(prompts), some, once=lambda: streamed)
+        if len(parts) > 1:
+            self._resident.batch_at_most(max(map(len, parts)))
+        answers = [answer for part in parts for answer in part]
         self._resident.made(answers, time.monotonic() - began)
         self._check()
         return answers
 
     def score(self, prompt: Prompt, labels: Sequence[str]) -> NDArray[np.float32]:
         self._check()
-        return self._llm.score(prompt, labels)
+        return np.concatenate(halved(len(labels), lambda first, last: self.unguarded.score(prompt, labels[first:last])))
 
     def _check(self) -> None:
         if self._resident.given_up():

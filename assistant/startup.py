@@ -11,7 +11,7 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -348,7 +348,7 @@ async def load_models(config: Config, files: ModelFiles) -> Models:
     if files.audio_llm is not None:
         return _understanding(config, files.audio_llm, tagger, tagging)
     recognising = ModelThread("recogniser")
-    loading = asyncio.create_task(_load_recogniser(config, files, recognising), name="load recogniser")
+    loading = asyncio.create_task(_load_recogniser(config, files.recogniser, recognising), name="load recogniser")
     return Models(tagger, tagging, lambda: asyncio.shield(loading), recognising)
 
 
@@ -358,14 +358,19 @@ def _understanding(config: Config, folder: Path, tagger: Tagger, tagging: ModelT
     on_gpu = settings.device.startswith("cuda") or (settings.device == "auto" and _has_gpu())
     llm = Resident(lambda: load_audio_llm(folder, settings), batch=BATCH_GPU if on_gpu else BATCH_CPU)
 
+    made: Recogniser | None = None
+
     async def recogniser() -> Recogniser | None:
+        nonlocal made
         if not config.speech.enabled or not await llm.ready():
             return None
-        return await llm.call(
-            lambda model: LLMRecogniser(model, config.speech.languages), priority=Priority.SPEECH, deadline=None
-        )
+        if made is None:
+            made = await llm.call(
+                lambda model: LLMRecogniser(model, config.speech.languages), priority=Priority.SPEECH, deadline=None
+            )
+        return made
 
-    loading = asyncio.create_task(recogniser(), name="load audio language model")
+    standing_in = ModelThread("recogniser")
     tagger_of_llm = None
     if config.profile == "qwen":
         table = load_table(config.sounds.table or shipped("sounds.yaml"))
@@ -373,12 +378,46 @@ def _understanding(config: Config, folder: Path, tagger: Tagger, tagging: ModelT
     return Models(
         tagger,
         tagging,
-        lambda: asyncio.shield(loading),
+        recogniser,
         Lane(llm, Priority.SPEECH, SPEECH_DEADLINE),
         llm=llm,
         describe=_caption,
         llm_tagger=tagger_of_llm,
+        stand_in=_stand_in(config, standing_in),
+        standing_in=standing_in,
     )
+
+
+def _recogniser_files(config: Config) -> Path:
+    """Where the recogniser of the profile embedded is. Raises `ModelError` when it was not fetched."""
+    name = WHISPERS.get(config.speech.model)
+    return Path(config.speech.model).expanduser() if name is None else store.path(name, config.models.dir)
+
+
+def _stand_in(config: Config, recognising: ModelThread) -> Callable[[], Awaitable[Recogniser | None]]:
+    """The recogniser of the profile embedded, loaded when it is first asked for, if its files are there.
+
+    It is not fetched: most who run an audio language model never need it, and there may be no network.
+    """
+    loading: asyncio.Task[Recogniser | None] | None = None
+
+    async def load() -> Recogniser | None:
+        try:
+            folder = await asyncio.to_thread(_recogniser_files, config)
+        except ModelError as error:
+            log.error("speech is not recognised while the audio language model is out of memory: %s", error)  # noqa: TRY400
+            return None
+        return await _load_recogniser(config, folder, recognising)
+
+    async def recogniser() -> Recogniser | None:
+        nonlocal loading
+        if not config.speech.enabled:
+            return None
+        if loading is None:
+            loading = asyncio.create_task(load(), name="load stand-in recogniser")
+        return await asyncio.shield(loading)
+
+    return recogniser
 
 
 def _caption(llm: AudioLLM, clip: Samples) -> str | None:
@@ -402,13 +441,13 @@ async def _load_tagger(files: ModelFiles, tagging: ModelThread) -> Tagger:
         ) from error
 
 
-async def _load_recogniser(config: Config, files: ModelFiles, recognising: ModelThread) -> Recogniser | None:
-    if files.recogniser is None:
+async def _load_recogniser(config: Config, folder: Path | None, recognising: ModelThread) -> Recogniser | None:
+    if folder is None:
         return None
     started = time.monotonic()
     try:
         recogniser: Recogniser = await recognising.call(
-            lambda: registry.load(registry.RECOGNISERS, "whisper")(files.recogniser, config.speech)
+            lambda: registry.load(registry.RECOGNISERS, "whisper")(folder, config.speech)
         )
     except ModelError as error:
         log.error("speech is not recognised: %s", error)  # noqa: TRY400 (a person reads this: no traceback)

@@ -59,13 +59,13 @@ async def transcribe(samples: Samples, language: str | None, models: Models, hea
 
     `language` None: one of those of `hearing`, else of the recogniser's settings. Raises `ModelError`.
     """
-    recogniser = await models.recogniser()
+    recogniser, thread = await models.recognition()
     if recogniser is None:
         raise ModelError("speech recognition is off or could not be loaded; remedy: kikimimi doctor")
     languages = (language,) if language else hearing.languages
     transcripts: list[tuple[Utterance, Transcript]] = []
     for utterance, evidence in await _cut(samples, models, hearing):
-        heard = await models.recognising.call(
+        heard = await thread.call(
             partial(recogniser.transcribe, utterance.samples, evidence, languages=languages, words=hearing.words)
         )
         if heard.text:

@@ -9,18 +9,22 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 import soxr
+import torch
+from numpy.typing import NDArray
 from test_app import Subscriber, _own_state, until, wav  # noqa: F401 (a fixture)
 
-from assistant import app, startup
+from assistant import app, resident, startup
 from assistant.config import Config, parse
 from assistant.errors import ModelError
 from assistant.events import SAMPLE_RATE, Event, Samples, State
 from assistant.listening import listen
-from assistant.models.audio_llm import AudioLLMSettings
+from assistant.models.audio_llm import Answer, AudioLLMSettings, Prompt, Stop
 from assistant.outputs.broker import embedded_broker
 from assistant.outputs.mqtt import MqttSettings
 from assistant.resident import Status
@@ -133,6 +137,78 @@ async def test_the_daemon_hears_and_stops(
     assert {"llm_waiting_sound", "llm_shed", "llm_shed_sound", "llm_late", "llm_batch_mean", "llm_tokens_per_s"} <= set(
         figures
     )
+
+
+class Exhausted:
+    """A language model that says nothing, on a GPU that others fill."""
+
+    name, tagged = "qwen-audio-chat", False
+
+    def __init__(self) -> None:
+        self.full = False
+
+    def answer(self, prompts: Sequence[Prompt], **_options: Any) -> list[Answer]:
+        if self.full:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return [Answer("", 1, Stop.END) for _ in prompts]
+
+    def score(self, _prompt: Prompt, labels: Sequence[str]) -> NDArray[np.float32]:
+        if self.full:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return np.zeros(len(labels), np.float32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", ["hybrid", "qwen"])
+async def test_the_small_models_stand_in_while_the_gpu_is_full(
+    profile: str, yamnet_path: Path, whisper_base_path: Path, house: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (whisper_base_path / "model.bin").is_file()
+    llm = Exhausted()
+    monkeypatch.setattr(startup, "load_audio_llm", lambda _folder, _settings: llm)
+    monkeypatch.setattr(resident, "AGAIN", (0.2, 0.2, 0.2))
+    config = configured(profile, "nowhere")
+    models = await load_models(config, ModelFiles(yamnet_path, None, Path("nowhere")))
+    collector = Collector()
+    try:
+        assert models.llm is not None
+        assert await models.llm.ready()
+        llm.full = True
+        assert await listen([str(house)], models, hearing_settings(config), collector) == 0
+        assert not models.llm.figures()["healthy"]
+        llm.full = False
+        await until(lambda: models.llm is not None and models.llm.status is Status.READY)
+        recogniser, thread = await models.recognition()
+        assert recogniser is not None
+        assert (recogniser.name, thread) == ("qwen-audio-chat", models.recognising)
+    finally:
+        models.shutdown()
+    (speech,) = [event for event in collector.events if event.kind == "speech"]
+    assert speech.model.startswith("whisper")
+    assert "light" in str(speech.text).lower()
+    alarm = [event.model for event in collector.events if event.event_type == "smoke_alarm"]
+    assert alarm
+    assert not any("qwen" in model for model in alarm)
+
+
+async def test_without_its_files_the_stand_in_says_so(
+    yamnet_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(_folder: Path, _settings: AudioLLMSettings) -> Exhausted:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(startup, "load_audio_llm", full)
+    config = configured("qwen", "nowhere")
+    config = config.model_copy(update={"models": config.models.model_copy(update={"dir": tmp_path})})
+    models = await load_models(config, ModelFiles(yamnet_path, None, Path("nowhere")))
+    try:
+        assert models.llm is not None
+        assert not await models.llm.ready()
+        for _ in range(2):
+            assert await models.recognition() == (None, models.standing_in)
+    finally:
+        models.shutdown()
+    assert caplog.text.count("remedy: kikimimi models pull whisper-base") == 1
 
 
 # ------------------------------------------------------------------------------------------------------ what is missing

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from assistant import resident as resident_module
 from assistant.errors import ModelError
 from assistant.models.audio_llm import Answer, AudioLLM, Message, Prompt, Stop
-from assistant.resident import BusyError, Lane, Priority, Resident, Status
+from assistant.resident import BusyError, Lane, Priority, Resident, Status, UnwellError
 
 SOUND, SPEECH, QUESTION = Priority
 
@@ -394,6 +395,137 @@ async def test_figures_tell_tokens_and_time(resident: Resident) -> None:
     assert 50 < figures["tokens_per_s"] <= 110
     assert 50 < figures["busy_percent"] <= 100
     assert resident.figures()["tokens_per_s"] is None  # since the last look: nothing
+
+
+class Exhausted(Scripted):
+    """A model on a GPU that has memory for so many prompts, or labels, at once."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def answer(self, prompts: Sequence[Prompt], **options: Any) -> list[Answer]:
+        self.calls.append([str(prompt.messages[-1].content[-1]) for prompt in prompts])
+        if len(prompts) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a secret.")
+        stream = options.get("stream")
+        if stream is not None:
+            for i in range(len(prompts)):
+                stream(i, f"piece {i}")
+        return [Answer(text.upper(), 1, Stop.END) for text in self.calls[-1]]
+
+    def score(self, prompt: Prompt, labels: Sequence[str]) -> NDArray[np.float32]:
+        if len(labels) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return np.array([len(label) for label in labels], np.float32)
+
+
+async def several(resident: Resident, count: int) -> list[Answer | BaseException]:
+    """That many answers, of which all but the first wait together."""
+    asked = [resident.answer(asking(f"p{n}"), priority=SPEECH, deadline=5.0) for n in range(count)]
+    return await asyncio.gather(*asked, return_exceptions=True)
+
+
+async def test_what_memory_does_not_suffice_for_is_done_in_halves(caplog: pytest.LogCaptureFixture) -> None:
+    llm = Exhausted(2)
+    resident = Resident(lambda: llm, batch=8)
+    try:
+        assert await resident.ready()
+        held = threading.Event()
+        blocking = asyncio.create_task(resident.call(lambda _llm: held.wait(10), priority=SOUND, deadline=None))
+        waiting = asyncio.create_task(several(resident, 8))
+        await until(lambda: resident.figures()["waiting_speech"] == 8)
+        held.set()
+        await blocking
+        assert [answer.text for answer in await waiting] == [f"P{n}" for n in range(8)]  # type: ignore[union-attr]
+        assert [len(call) for call in llm.calls[1:]] == [8, 4, 2, 2, 4, 2, 2]
+        assert "from now on 2" in caplog.text
+        scores = await resident.call(
+            lambda model: model.score(asking("x"), ["a", "bb", "ccc", "dddd", "eeeee"]), priority=SOUND, deadline=5.0
+        )
+        assert scores.tolist() == [1, 2, 3, 4, 5]
+        assert (resident.status, resident.figures()["healthy"]) == (Status.READY, True)
+    finally:
+        resident.shutdown()
+
+
+async def test_out_of_memory_is_told_others_stand_in_and_it_comes_back(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(resident_module, "AGAIN", (0.2, 0.4, 0.6))
+    caplog.set_level("INFO")
+    llm = Exhausted(8)
+    resident = Resident(lambda: llm, batch=4)
+    try:
+        assert await resident.ready()
+        llm.room = 0
+        answers = await several(resident, 3)
+        assert all(isinstance(answer, UnwellError) for answer in answers)
+        assert resident.status is Status.UNWELL
+        assert not await resident.ready()
+        figures = resident.figures()
+        assert (figures["healthy"], figures["out_of_memory"], figures["status"]) == (False, 1, "unwell")
+        tried = len(llm.calls)
+        with pytest.raises(UnwellError, match=r"out of memory: CUDA out of memory\. Tried to allocate 2\.00 GiB"):
+            await resident.answer(asking("now"), priority=SOUND, deadline=5.0)
+        assert len(llm.calls) == tried  # nobody is kept waiting for what cannot be
+        await until(lambda: resident.figures()["out_of_memory"] == 3)  # two attempts in vain
+        waits = [record.args[1] for record in caplog.records if "is tried again" in record.message]  # type: ignore[index]
+        assert waits == [0.2, 0.4, 0.6]
+        assert "remedy: models.audio_llm.quantisation" in caplog.text
+        llm.room = 8
+        await until(lambda: resident.status is Status.READY)
+        assert resident.figures()["healthy"]
+        assert "goes on" in caplog.text
+        assert (await resident.answer(asking("again"), priority=SOUND, deadline=5.0)).text == "AGAIN"
+    finally:
+        resident.shutdown()
+
+
+async def test_a_model_that_memory_does_not_suffice_to_load_is_loaded_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resident_module, "AGAIN", (0.05, 0.05, 0.05))
+    attempts: list[float] = []
+
+    def load() -> AudioLLM:
+        attempts.append(time.monotonic())
+        if len(attempts) < 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return Scripted()
+
+    resident = Resident(load)
+    try:
+        assert not await resident.ready()
+        await until(lambda: resident.status is Status.READY)
+        assert (await resident.answer(asking("here"), priority=SOUND, deadline=5.0)).text == "HERE"
+        assert len(attempts) == 3
+    finally:
+        resident.shutdown()
+
+
+async def test_what_was_streamed_is_not_said_twice() -> None:
+    class Late(Exhausted):
+        def answer(self, prompts: Sequence[Prompt], **options: Any) -> list[Answer]:
+            answers = super().answer(prompts, **options)
+            if options.get("stream") is not None:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return answers
+
+    llm = Late(8)
+    resident = Resident(lambda: llm)
+    pieces: list[str] = []
+    try:
+        assert await resident.ready()
+        with pytest.raises(UnwellError):
+            await resident.answer(asking("once"), priority=SOUND, deadline=5.0, stream=pieces.append)
+        assert len(llm.calls) == 2  # the warm-up, and it
+        assert pieces in ([], ["piece 0"])
+        began = time.monotonic()
+        resident.shutdown()  # with the next attempt a minute away
+        assert time.monotonic() - began < 0.5
+        with pytest.raises(ModelError, match="shutting down"):
+            await resident.answer(asking("late"), priority=SOUND, deadline=5.0)
+    finally:
+        resident.shutdown()
 
 
 async def test_a_lane_is_a_call_with_a_fixed_deadline(resident: Resident, llm: Scripted) -> None:
