@@ -85,7 +85,7 @@ class Server:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        until(self._socket.exists, "pulseaudio")
+        until(self._answers, "pulseaudio")
         self.add()
 
     def stop(self) -> None:
@@ -139,6 +139,13 @@ class Server:
             self._player.kill()
             self._player.wait(timeout=10)
             self._player = None
+
+    def _answers(self) -> bool:
+        """A socket may be there before anybody listens."""
+        info = subprocess.run(
+            ["pactl", "info"], env=self.environment, check=False, timeout=30, capture_output=True, text=True
+        )
+        return info.returncode == 0
 
     def _pactl(self, *arguments: str) -> str:
         done = subprocess.run(
