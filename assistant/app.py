@@ -52,6 +52,7 @@ from assistant.events import (
     SetSensitivity,
     State,
     Transcript,
+    Webhook,
     frozen,
     iso,
     without_words,
@@ -66,6 +67,7 @@ from assistant.outputs.broker import answers_mqtt, embedded_broker
 from assistant.outputs.jsonl import readable
 from assistant.outputs.mqtt import MqttSettings
 from assistant.outputs.speaking import Speaker, Speaking
+from assistant.outputs.webhook import Webhooks
 from assistant.pipeline import PICTURE, HearingSettings, Models, Pipeline
 from assistant.rules import Rules
 from assistant.startup import ModelFiles, Room, hearing_settings, home_of, load_models, open_source
@@ -175,6 +177,7 @@ class Daemon:
             if voices is None
             else Speaking(config.say, voices, self._speakers, began=self._began_saying, ended=self._ended_saying)
         )
+        self._webhooks = Webhooks(config.webhooks) if config.webhooks.hosts else None
         self._wake = config.speech.wake
         self._hangover = round(config.speech.utterances.hangover * SAMPLE_RATE)
         self._arbiter = Arbiter(alone=lambda: sum(ear.online for ear in self._ears) <= 1)
@@ -210,6 +213,7 @@ class Daemon:
                 for name, run in (
                     *((name, output.run) for name, output in self._outputs.items()),
                     *((("say", self._speaking.run),) if self._speaking is not None else ()),
+                    *((("webhook", self._webhooks.run),) if self._webhooks is not None else ()),
                     *((("wyoming", self._wyoming.run),) if self._wyoming is not None else ()),
                     ("rules", self._tick),
                     ("health", self._report),
@@ -229,9 +233,11 @@ class Daemon:
                 await asyncio.wait(self._drawing, timeout=LEAST_DRAIN)
             await self._last_answers(until - LEAST_DRAIN - time.monotonic())
             left = max(LEAST_DRAIN, until - time.monotonic())
-            closing: list[tuple[str, Output | Speaking]] = [*self._outputs.items()]
+            closing: list[tuple[str, Output | Speaking | Webhooks]] = [*self._outputs.items()]
             if self._speaking is not None:
                 closing.append(("say", self._speaking))
+            if self._webhooks is not None:
+                closing.append(("webhook", self._webhooks))
             await asyncio.gather(*(self._close(name, output, left) for name, output in closing))
             for task in lasting:
                 task.cancel()
@@ -275,7 +281,7 @@ class Daemon:
         if hanging:
             await asyncio.wait(hanging, timeout=LEAST_DRAIN)
 
-    async def _close(self, name: str, output: Output | Speaking, left: float) -> None:
+    async def _close(self, name: str, output: Output | Speaking | Webhooks, left: float) -> None:
         try:
             async with asyncio.timeout(left + 2.0):
                 await output.stop(left)
@@ -444,7 +450,7 @@ class Daemon:
     def _came(self, ear: Ear) -> None:
         ear.online = ear.heard = True
         ear.failure = ear.told = None
-        log.info("%s: listening to %s", ear.room.id, ear.source.name if ear.source else ear.room.address)
+        log.info("%s: listening to %s", ear.room.id, ear.source.name if ear.source else "its source")
         self._tell(RoomChanged(ear.room.id, Presence.ONLINE))
 
     def _broke(self, ear: Ear, error: Exception) -> None:
@@ -608,6 +614,8 @@ class Daemon:
                     self._ask(action, clip)
                 case Say():
                     self._say(action)
+                case Webhook() if self._webhooks is not None:
+                    self._webhooks.offer(action)
 
     def _ask(self, ask: Ask, clip: Samples | None) -> None:
         """Have a rule's question answered in the background; its other actions follow."""
@@ -706,7 +714,7 @@ class Daemon:
             figures["rules_unanswered"] = self._rules.unanswered.total()
             figures["rules_doubted"] = self._rules.doubted.total()
         parts = (("say", self._speaking), ("wyoming", self._wyoming), ("history", self._history))
-        for name, part in (*self._outputs.items(), *parts):
+        for name, part in (*self._outputs.items(), *parts, ("webhook", self._webhooks)):
             if part is not None:
                 figures |= {f"{name}_{key}": value for key, value in part.health().items()}
         return figures

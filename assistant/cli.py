@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -34,6 +35,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 THREADS_WITHIN = 2.0  # seconds for threads to end when the command has
 SECOND_SIGNAL = 1.0  # seconds after which another signal means it
 
+BARE_PASSWORD = re.compile(r"://[^@]*:[^@]+@")
 PROFILES = ("embedded", "qwen", "hybrid")  # as `config` has them, which is not imported for --help
 
 EPILOG = "Exit codes: 0 well, 1 failure, 2 configuration, 3 source, 4 model. Documentation: README.md, docs/."
@@ -283,6 +285,31 @@ def broker_of(url: str, settings: MqttSettings) -> MqttSettings:
     return settings.model_copy(update=changed)
 
 
+def argument(option: str, text: str) -> str:
+    """`text` of the command line, in a URL with `${NAME}` out of the environment.
+
+    Raises `ConfigurationError` for a URL with a plain password: every user of the machine can read command lines.
+    """
+    from assistant.config import VARIABLE  # noqa: PLC0415
+
+    if "://" not in text:
+        return text
+    if BARE_PASSWORD.search(VARIABLE.sub("", text)):
+        raise ConfigurationError(
+            f"{option}: every user of this machine can read a password on the command line; remedy: put it into the "
+            "configuration, or name an environment variable, in single quotes: 'scheme://user:${NAME}@host'"
+        )
+
+    def variable(match: re.Match[str]) -> str:
+        if match[1]:
+            return "$"
+        if (value := os.environ.get(match[2].strip())) is None:
+            raise ConfigurationError(f"{option}: the environment variable {match[2].strip()} is not set")
+        return value
+
+    return VARIABLE.sub(variable, text)
+
+
 def run_daemon(arguments: argparse.Namespace) -> int:
     """`kikimimi run`."""
     from assistant import app, startup  # noqa: PLC0415
@@ -290,8 +317,8 @@ def run_daemon(arguments: argparse.Namespace) -> int:
 
     config = load_configuration(arguments)
     check_profile(config)
-    rooms = startup.rooms_of(config, arguments.source)
-    mqtt = broker_of(arguments.mqtt, config.mqtt) if arguments.mqtt is not None else None
+    rooms = startup.rooms_of(config, [argument("--source", text) for text in arguments.source])
+    mqtt = broker_of(argument("--mqtt", arguments.mqtt), config.mqtt) if arguments.mqtt is not None else None
     with progress_bars() as progress:
         files = startup.fetch_models(config, progress)
 
@@ -470,7 +497,7 @@ def purge_broker(arguments: argparse.Namespace) -> int:
     from assistant import purging, startup  # noqa: PLC0415
 
     config = load_configuration(arguments)
-    broker = config.mqtt if arguments.mqtt is None else broker_of(arguments.mqtt, config.mqtt)
+    broker = config.mqtt if arguments.mqtt is None else broker_of(argument("--mqtt", arguments.mqtt), config.mqtt)
     if arguments.json and not arguments.yes:
         raise ConfigurationError("--json cannot ask; remedy: add --yes")
     plan = asyncio.run(purging.find(broker, config.homeassistant.prefix, startup.install_id(), config.rooms))

@@ -19,11 +19,13 @@ from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError
 
 from assistant.attention import Wake, WakeSettings
+from assistant.audio.address import kind_of
 from assistant.errors import AssistantError, ConfigurationError
 from assistant.history import HistorySettings
 from assistant.intents import DeviceSettings
@@ -34,6 +36,7 @@ from assistant.models.whisper import WhisperSettings
 from assistant.outputs.homeassistant import HomeAssistantSettings
 from assistant.outputs.mqtt_client import MqttSettings
 from assistant.outputs.speaking import SaySettings
+from assistant.outputs.webhook import WebhookSettings, is_listed
 from assistant.rules import RuleList, names_of
 from assistant.segment.activity import ActivitySettings
 from assistant.segment.speech import SpeechSettings
@@ -50,8 +53,8 @@ RESERVED_ROOMS = ("status", "alert", "health", "listening", "ask", "say", "reply
 PROFILES = ("embedded", "qwen", "hybrid")
 LATER_PROFILES = {"remote": "an OpenAI-compatible audio server"}
 LATER_KEYS = ("clips", "web", "serve")
-SECRET_KEY = re.compile(r"password|secret|token", re.IGNORECASE)
-CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
+SECRET_KEY = re.compile(r"password|secret|token|webhook$", re.IGNORECASE)  # the path of a webhook often is one
+CREDENTIALS = re.compile(r"(?<=://)\S*@")  # a password may hold a / by mistake
 VARIABLE = re.compile(r"\$(?:(\$)(?=\{)|\{([^}]*)\})")
 
 Location = tuple[str | int, ...]
@@ -127,8 +130,9 @@ class RoomSettings(Settings):
 
     @property
     def shown_source(self) -> str:
-        """The source without a password."""
-        return CREDENTIALS.sub("***@", self.source)
+        """The source without a password; cameras have them in the query too."""
+        shown = CREDENTIALS.sub("***@", self.source)
+        return shown.partition("?")[0] if kind_of(self.source) == "stream" else shown
 
 
 class Sounds(SoundSettings):
@@ -183,6 +187,7 @@ class Config(Settings):
     privacy: PrivacySettings = PrivacySettings()
     history: HistorySettings = HistorySettings()
     metrics: MetricsSettings = MetricsSettings()
+    webhooks: WebhookSettings = WebhookSettings()
 
     _file: Path | None = PrivateAttr(default=None)
     _lines: dict[Location, int] = PrivateAttr(default_factory=dict)
@@ -216,6 +221,16 @@ def check_profile(config: Config) -> None:
                 )
     if lines:
         raise ConfigurationError("\n".join(lines))
+
+
+def _unlisted(config: Config) -> Iterator[tuple[Location, str]]:
+    """Webhooks to hosts that `webhooks.hosts` does not have."""
+    for number, rule in enumerate(config.rules):
+        for index, action in enumerate(rule.do):
+            if action.webhook is not None and not is_listed(action.webhook.parts[0], config.webhooks.hosts):
+                host = urlsplit(action.webhook.parts[0]).netloc
+                place: Location = ("rules", number, "do", index, "webhook", "url")
+                yield place, f"the host {host} is not listed; remedy: webhooks: {{hosts: [{json.dumps(host)}]}}"
 
 
 def _one_line(text: str) -> str:
@@ -297,6 +312,9 @@ def parse(text: str, file: Path) -> Config:
         mistakes += [document.mistake(details) for details in _first_causes(error)]
     except RecursionError:
         mistakes.append((1, "too deeply nested"))
+    if config is not None:
+        unlisted = _unlisted(config)
+        mistakes += [(document.lines.get(place, 1), f"{document.key(place)}: {text}") for place, text in unlisted]
     if mistakes or config is None:
         lines = dict.fromkeys(f"{file}:{line}: {_one_line(message)}" for line, message in sorted(mistakes))
         raise ConfigurationError("\n".join(lines))
@@ -337,7 +355,7 @@ class _Document:
             self.data = None if node is None else self._value(node, ())
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            problem = f"{error.problem or error.context}"
+            problem = re.sub(r"alias '.*'", "alias", f"{error.problem or error.context}")  # may be a bare password
             remedy = "; remedy: indent with spaces, not tabs" if "\\t" in problem else ""
             remedy = "; remedy: put texts with { or } in quotes" if "'{'" in problem else remedy
             raise ConfigurationError(f"{file}:{mark.line + 1 if mark else 1}: not YAML: {problem}{remedy}") from None
@@ -363,7 +381,8 @@ class _Document:
             return [self._value(item, (*location, index)) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, location)
-        self.mistakes.append((line, f"{self.key(location)}: the tag {node.tag} is not known; remedy: leave it out"))
+        tag = _shown_tag(node.tag, location)
+        self.mistakes.append((line, f"{self.key(location)}: {tag} is not known; remedy: leave it out"))
         return None
 
     def _mapping(self, node: yaml.MappingNode, location: Location) -> dict[str, object]:
@@ -400,7 +419,7 @@ class _Document:
                 return VARIABLE.sub(lambda match: self._variable(match, node, location), text)
         remedy = "; secrets are written ${NAME} or go into a password_file" if node.tag == "!secret" else ""
         line = node.start_mark.line + 1
-        self.mistakes.append((line, f"{self.key(location)}: the tag {node.tag} is not known{remedy}"))
+        self.mistakes.append((line, f"{self.key(location)}: {_shown_tag(node.tag, location)} is not known{remedy}"))
         return text
 
     def _variable(self, match: re.Match[str], node: yaml.ScalarNode, location: Location) -> str:
@@ -487,9 +506,18 @@ def _explain(details: Mapping[str, Any], location: Location, written: str | None
     return re.sub(r"^(Input|Value|String) should", "should", message) + shown
 
 
+def _shown_tag(tag: str, location: Location) -> str:
+    """A tag for an error message; a password without quotes may begin with an exclamation mark."""
+    return "this tag" if _is_secret(location) else f"the tag {tag}"
+
+
+def _is_secret(location: Location) -> bool:
+    return any(SECRET_KEY.search(str(part)) for part in location)
+
+
 def _quoted(written: str, location: Location) -> str:
     """A value for an error message, shortened, secrets hidden."""
-    if any(SECRET_KEY.search(str(part)) for part in location):
+    if _is_secret(location):
         return "(a secret)"
     shown = CREDENTIALS.sub("***@", written)
     return json.dumps(shown if len(shown) <= 60 else f"{shown[:60]}…", ensure_ascii=False)

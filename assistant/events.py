@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -367,7 +368,19 @@ class Say:
     reply: bool = False  # answers a command: what is said next may be a command without a wake word
 
 
-Action = Publish | Log | Ask | Say
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """A rule asks for an HTTP request. Its address and headers may hold secrets: they are shown nowhere."""
+
+    url: str = field(repr=False)
+    method: str = "POST"
+    headers: tuple[tuple[str, str | Path], ...] = field(default=(), repr=False)  # a path: the file that holds the value
+    body: bytes | None = field(default=None, repr=False)
+    content_type: str | None = None
+    rule: str = ""
+
+
+Action = Publish | Log | Ask | Say | Webhook
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from urllib.parse import urlsplit
 
+from assistant import secret_files
 from assistant.config import Config, check_profile, shipped
 from assistant.errors import AssistantError
 from assistant.events import Event, State, Word
@@ -14,15 +16,17 @@ from assistant.rules import (
     ALL,
     ANY,
     DAYS,
-    FIELDS,
     PRIVATE_FIELDS,
     TOPIC_FIELDS,
     Do,
     PublishAction,
     Rule,
+    SecretFile,
+    WebhookAction,
     When,
     absence,
     names_of,
+    templates_of,
     visible,
 )
 from assistant.templates import Template
@@ -152,6 +156,8 @@ def _deed(action: Do) -> str:
     if action.say is not None:
         where = "in all rooms" if action.say.room == ALL else f"in {action.say.room or 'the same room'}"
         return f"say {_shown(action.say.text)} {where}"
+    if action.webhook is not None:
+        return f"send {action.webhook.method} to {urlsplit(action.webhook.parts[0]).netloc}"
     if action.publish is None:
         return f"log {_shown(action.log or '')}"
     publish = action.publish
@@ -190,6 +196,8 @@ Never = Iterator[tuple[tuple[str, ...], str, bool]]  # place below its `when`, p
 
 def _house(config: Config) -> Iterator[str]:
     """Warnings about anything but rules."""
+    for problem in config.mqtt.exposed:
+        yield f"{config.place('mqtt')}{problem}"
     by_source: dict[str, str] = {}
     for identity, room in config.rooms.items():
         first = by_source.setdefault(room.source, identity)
@@ -315,18 +323,21 @@ def _actions(name: str, rule: Rule, config: Config) -> Found:
     rooms = rule.when.room or tuple(config.rooms) or ("home",)
     silent = _silenced(rule, config)
     for index, action in enumerate(rule.do):
-        place, source = _template_of(action, index)
-        template = Template(source, FIELDS, "the template")
         if action.question is not None and action.question.name in silent:
             yield (
                 ("do", index),
                 f"answers.{action.question.name} stays without a value while privacy.transcripts is off, since it is "
                 "about speech; give choices to ask",
             )
-        hidden = sorted((template.names & set(PRIVATE_FIELDS)) | set(PRIVATE_ATTRIBUTE.findall(source)))
-        if hidden and not config.privacy.transcripts:
-            yield place, f"no value for {' and '.join(hidden)} while privacy.transcripts is off"
-        yield from ((place, problem) for problem in _tried(template, _sample(name, rule.when, rooms[0], config), rule))
+        for below, template in templates_of(action):
+            place: tuple[str | int, ...] = ("do", index, *below)
+            hidden = sorted((template.names & set(PRIVATE_FIELDS)) | set(PRIVATE_ATTRIBUTE.findall(template.source)))
+            if hidden and not config.privacy.transcripts:
+                yield place, f"no value for {' and '.join(hidden)} while privacy.transcripts is off"
+            sample = _sample(name, rule.when, rooms[0], config)
+            yield from ((place, problem) for problem in _tried(template, sample, rule))
+        if action.webhook is not None:
+            yield from _careless(action.webhook, index)
         if action.say is not None and action.say.room not in {None, ALL, *(config.rooms or ("home",))}:
             there = _either([*(config.rooms or ("home",)), ALL])
             yield ("do", index, "say", "room"), f'there is no room "{action.say.room}"; there is {there}'
@@ -334,15 +345,13 @@ def _actions(name: str, rule: Rule, config: Config) -> Found:
             yield from _topics(action.publish, index, rule.when, rooms, config)
 
 
-def _template_of(action: Do, index: int) -> tuple[tuple[str | int, ...], str]:
-    """Place and text of the action's template."""
-    if action.publish:
-        return ("do", index, "publish", "payload"), action.publish.payload
-    if action.question is not None:
-        return ("do", index, "ask", "prompt"), action.ask.prompt if action.ask else ""
-    if action.say is not None:
-        return ("do", index, "say"), action.say.text
-    return ("do", index, "log"), action.log or ""
+def _careless(webhook: WebhookAction, index: int) -> Found:
+    """What a webhook shows to others than its host."""
+    for name, value in webhook.headers.items():
+        if isinstance(value, SecretFile) and (problem := secret_files.exposed(value.file)):
+            yield ("do", index, "webhook", "headers", name), problem
+    if webhook.headers and webhook.url.startswith("http:"):
+        yield ("do", index, "webhook", "url"), "its headers go over the network in the clear; use https where you can"
 
 
 def _silenced(rule: Rule, config: Config) -> set[str]:

@@ -6,7 +6,9 @@ pass, both return the actions that are due; `Rules.next_deadline` says when the 
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import re
 import unicodedata
 from collections import Counter, deque
@@ -14,7 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as with_default
 from datetime import datetime, time, timedelta, tzinfo
+from functools import lru_cache
+from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -22,12 +27,13 @@ from pydantic import (
     Field,
     PlainSerializer,
     PlainValidator,
+    SecretStr,
     WithJsonSchema,
     model_validator,
 )
 
 from assistant.errors import AssistantError, ConfigurationError
-from assistant.events import Action, Ask, Event, Log, Presence, Publish, RoomChanged, Say, State, without_words
+from assistant.events import Action, Ask, Event, Log, Presence, Publish, RoomChanged, Say, State, Webhook, without_words
 from assistant.settings import Settings
 from assistant.templates import Template
 
@@ -42,7 +48,8 @@ TOPIC_LIMIT = 65_535  # bytes, MQTT 5.0 section 1.5.4
 ANSWER_LIMIT = 1_000  # characters of an answer that templates see
 DESCRIBE_TOKENS = 64  # longest description
 CHOICE_LIMIT = 100  # characters of a choice
-ACTIONS = ("publish", "log", "say", "ask", "describe")
+BODY_LIMIT = 65_536  # characters of a webhook's body
+ACTIONS = ("publish", "log", "say", "webhook", "ask", "describe")
 
 PRIVATE_FIELDS = ("text", "words", "caption")  # None in templates unless `privacy.transcripts` is on
 TOPIC_FIELDS = frozenset({"room", "event_type", "kind", "state", "language"})  # never what somebody said
@@ -73,6 +80,9 @@ _DISJOINT = (
     {r"\d", r"\D"},
     {r"\d", r"\W"},
     {" ", r"\w"},
+)
+_URL = re.compile(
+    r"(https?)://([A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?(?=[/?]|$)"
 )
 _CONTROL_TOKEN = re.compile(r"<\|[^<>|]*\|>")
 _JOINERS = "\u200c\u200d"  # format characters that words of some scripts and emoji need
@@ -198,6 +208,23 @@ def _check_topic(topic: str) -> str:
     return topic
 
 
+def _check_url(url: str) -> str:
+    match = _URL.match(url)
+    if match is None:
+        raise ValueError(
+            "not an address: write https:// (or http://), a host that webhooks.hosts lists, and a path; neither host "
+            "nor port is a template, and a login goes into headers"
+        )
+    if not (0 < int(match[3] or 80) < 65_536):
+        raise ValueError("the port is 1 to 65535")
+    rest = url[match.end() :]
+    literal = re.sub(r"{[{%].*?[%}]}", "", rest)
+    if "#" in rest or any(unicodedata.category(sign) in {"Cc", "Cs", "Zs"} for sign in literal):
+        raise ValueError("a # or a blank does not belong into an address")
+    Template(rest, FIELDS, url=True)
+    return url
+
+
 def _check_template(text: str) -> str:
     Template(text, FIELDS)
     return text
@@ -243,6 +270,7 @@ Between = Annotated[
 ]
 Regex = Annotated[str, AfterValidator(_check_regex), WithJsonSchema({"type": "string", "format": "regex"})]
 TextTemplate = Annotated[str, AfterValidator(_refusal_as_value_error(_check_template))]
+UrlTemplate = Annotated[str, AfterValidator(_refusal_as_value_error(_check_url))]
 TopicTemplate = Annotated[str, AfterValidator(_refusal_as_value_error(_check_topic))]
 
 
@@ -341,6 +369,84 @@ def _text_only(value: object) -> object:
 _TEXT_OR_SAY = WithJsonSchema({"anyOf": [{"type": "string"}, SayAction.model_json_schema()]})
 
 
+class SecretFile(Settings):
+    """A header's value that stands in a file."""
+
+    file: Path = Field(description="holds the value alone")
+
+
+def _header_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}", name):
+        raise ValueError("a header's name has letters, digits and -")
+    if name.lower() in {"host", "content-length", "transfer-encoding", "connection", "content-type"}:
+        raise ValueError(f"the header {name} is ours to write; leave it out")
+    return name
+
+
+def _header_value(value: SecretStr | SecretFile) -> SecretStr | SecretFile:
+    plain = value.get_secret_value() if isinstance(value, SecretStr) else ""
+    if not (plain.isascii() and plain.isprintable()) or len(plain) > 4_096:
+        raise ValueError("a header's value is one line of at most 4096 ASCII characters")
+    return value
+
+
+HeaderName = Annotated[str, AfterValidator(_header_name)]
+HeaderValue = Annotated[SecretStr | SecretFile, AfterValidator(_header_value)]
+
+
+class WebhookAction(Settings):
+    """An HTTP request to a host of `webhooks.hosts`."""
+
+    url: UrlTemplate = Field(
+        repr=False, description="https:// (or http://), a listed host, and a path whose templates are escaped"
+    )
+    method: Literal["POST", "PUT", "GET"] = "POST"
+    headers: dict[HeaderName, HeaderValue] = Field(
+        default={}, repr=False, description="by name: a text (a secret as ${NAME}) or {file: PATH} that holds it"
+    )
+    json_: Any = Field(
+        default=None,
+        alias="json",
+        repr=False,
+        description="what is sent as JSON; its texts are templates",
+    )
+    body: TextTemplate | None = Field(
+        default=None, repr=False, description="a template that is sent as text; without it and json, the event as JSON"
+    )
+
+    @model_validator(mode="after")
+    def _one_body(self) -> WebhookAction:
+        if self.json_ is not None and self.body is not None:
+            raise ValueError("json and body are both given; remove one")
+        if self.method == "GET" and (self.json_ is not None or self.body is not None):
+            raise ValueError("GET has no body; use POST, or put it into the query of the url")
+        for text in _texts_of(self.json_):
+            try:
+                Template(text, FIELDS)
+            except ConfigurationError as error:
+                raise ValueError(f"json: {str(error).removeprefix('template: ')}") from None
+        return self
+
+    @property
+    def parts(self) -> tuple[str, str]:
+        """What is literal of the URL, up to its path, and the template behind it."""
+        match = _URL.match(self.url)
+        assert match is not None  # noqa: S101 (validated)
+        return match[0], self.url[match.end() :]
+
+
+def _texts_of(tree: object) -> Iterator[str]:
+    """The texts in what is sent as JSON; keys are literal."""
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, Mapping):
+        for value in tree.values():
+            yield from _texts_of(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from _texts_of(value)
+
+
 class DescribeAction(Settings):
     """The audio language model describes the clip of the event."""
 
@@ -366,6 +472,7 @@ class Do(Settings):
     publish: PublishAction | None = None
     log: TextTemplate | None = None
     say: Annotated[SayAction, BeforeValidator(_text_only), _TEXT_OR_SAY] | None = None
+    webhook: WebhookAction | None = None
     ask: AskAction | None = None
     describe: Annotated[DescribeAction, BeforeValidator(_empty)] | None = None
 
@@ -391,7 +498,7 @@ class Do(Settings):
 
     @model_validator(mode="after")
     def _filled(self) -> Do:
-        if self.publish is None and self.log is None and self.say is None and self.question is None:
+        if not any(getattr(self, kind) is not None for kind in ACTIONS):
             raise ValueError("the action is empty")
         return self
 
@@ -447,14 +554,24 @@ class Rule(Settings):
 
 def _answers_used(action: Do) -> frozenset[str]:
     """The answers that an action's templates name."""
-    source = action.log
-    for part in (
-        action.publish and action.publish.payload,
-        action.say and action.say.text,
-        action.ask and action.ask.prompt,
+    return frozenset(name for _, template in templates_of(action) for name in template.members("answers"))
+
+
+def templates_of(action: Do) -> Iterator[tuple[tuple[str, ...], Template]]:
+    """The templates of an action but for a topic, each with its place below it."""
+    for place, source in (
+        (("publish", "payload"), action.publish and action.publish.payload),
+        (("log",), action.log),
+        (("say",), action.say and action.say.text),
+        (("ask", "prompt"), action.ask and action.ask.prompt),
+        (("webhook", "body"), action.webhook and action.webhook.body),
     ):
-        source = part or source
-    return Template(source, FIELDS).members("answers") if source else frozenset()
+        if source:
+            yield place, Template(source, FIELDS, "the template")
+    if action.webhook is not None:
+        yield ("webhook", "url"), Template(action.webhook.parts[1], FIELDS, "the template", url=True)
+        for text in _texts_of(action.webhook.json_):
+            yield ("webhook", "json"), Template(text, FIELDS, "the template")
 
 
 def _unique_names(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
@@ -816,8 +933,12 @@ class Rules:
         for step, action in enumerate(self._rules[name].do[first:], first):
             templates = self._templates[name][step]
             if action.question is None:
-                if (request := self._request(name, action, templates, values)) is not None:
-                    actions.append(request)
+                request = (
+                    self._request(name, action, templates, values)
+                    if action.webhook is None
+                    else self._webhook(name, action.webhook, values)
+                )
+                actions += [] if request is None else [request]
             elif (question := self._ask(name, step, event, values)) is not None:
                 return [*actions, question]
             else:
@@ -878,12 +999,34 @@ class Rules:
         topic = action.publish.topic if topic_template is None else self._rendered(name, topic_template, values)
         if topic is None:
             return None
-        if problem := topic_problem(topic):
+        problem = topic_problem(topic)
+        if topic_template is not None and any("/" in str(values[field]) for field in topic_template.names):
+            problem = "would get more levels than the rule has"
+        if problem:
             self.refused[name] += 1
             if self.refused[name] == 1:
                 log.warning("rule %r publishes nothing: topic %.200r %s (told once)", name, topic, problem)
             return None
         return Publish(topic, payload, action.publish.qos, action.publish.retain, rule=name)
+
+    def _webhook(self, name: str, webhook: WebhookAction, values: Mapping[str, Any]) -> Webhook | None:
+        """The request of an action; None, counted, when a template fails or makes no address or too large a body."""
+        try:
+            origin, path = webhook.parts
+            target = origin + _template(path, f"rule {name!r}: url", url=True).render(values)
+            if {".", ".."} & set(urlsplit(target).path.split("/")):
+                raise AssistantError(f"rule {name!r}: url: what it names would leave its folder")  # noqa: TRY301
+            body, content_type = _body(name, webhook, values)
+        except (AssistantError, ValueError) as error:  # ValueError: what neither JSON nor UTF-8 can carry
+            self.failed[name] += 1
+            if self.failed[name] == 1:
+                log.warning("%s (later failures are only counted)", error)
+            return None
+        headers = tuple(
+            (key, value.get_secret_value() if isinstance(value, SecretStr) else value.file)
+            for key, value in webhook.headers.items()
+        )
+        return Webhook(target, webhook.method, headers, body, content_type, rule=name)
 
     def _values(self, watch: _Watch, firing: _Firing, now: float) -> dict[str, Any]:
         """What a template sees."""
@@ -902,6 +1045,36 @@ class Rules:
             "date": local.strftime("%Y-%m-%d"),
             "time": local.strftime("%H:%M"),
         }
+
+
+def _body(name: str, webhook: WebhookAction, values: Mapping[str, Any]) -> tuple[bytes | None, str | None]:
+    """Body and content type of a webhook. Raises `AssistantError`."""
+    if webhook.method == "GET":
+        return None, None
+    if webhook.body is not None:
+        return _template(webhook.body, f"rule {name!r}: body").render(values).encode(), "text/plain; charset=utf-8"
+    tree = _filled(webhook.json_, values, f"rule {name!r}: json")
+    if webhook.json_ is None:
+        known = values["event"].items()
+        tree = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in known}
+    body = json.dumps(tree, ensure_ascii=False, allow_nan=False, default=list)
+    if len(body) > BODY_LIMIT:
+        raise AssistantError(f"rule {name!r}: json: more than {BODY_LIMIT} characters")
+    return body.encode(), "application/json"
+
+
+@lru_cache(256)
+def _template(source: str, place: str, *, url: bool = False) -> Template:
+    return Template(source, FIELDS, place, url=url)
+
+
+def _filled(tree: object, values: Mapping[str, Any], place: str) -> object:
+    """What is sent as JSON, its templates filled: a text cannot become anything but a text."""
+    if isinstance(tree, str):
+        return _template(tree, place).render(values)
+    if isinstance(tree, Mapping):
+        return {key: _filled(value, values, place) for key, value in tree.items()}
+    return [_filled(value, values, place) for value in tree] if isinstance(tree, list) else tree
 
 
 def _said(name: str, say: SayAction, text: str, heard_in: str | None) -> Say | None:

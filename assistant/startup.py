@@ -21,7 +21,7 @@ import platformdirs
 
 from assistant import __version__, registry
 from assistant.attention import Wake
-from assistant.audio.address import kind_of
+from assistant.audio.address import kind_of, without_secrets
 from assistant.config import RESERVED_ROOMS, Config, RoomSettings, shipped
 from assistant.errors import AssistantError, ConfigurationError, ModelError
 from assistant.events import Samples
@@ -145,16 +145,17 @@ def _room_and_address(text: str) -> tuple[str, str]:
     # The = of a URL's query or inside a path is not ours.
     if not equals or re.search(r"[/:]", name) or os.path.lexists(text):
         return room_id(text), text
+    shown = f"{name}={without_secrets(address)}" if "://" in address else text
     if ROOM_ID.fullmatch(name) is None:
         raise ConfigurationError(
-            f"--source {text}: {name!r} is not a room id; remedy: use a-z, 0-9, _ and -, or leave {name}= out"
+            f"--source {shown}: {name!r} is not a room id; remedy: use a-z, 0-9, _ and -, or leave {name}= out"
         )
     if name in RESERVED_ROOMS:
         raise ConfigurationError(
-            f"--source {text}: {name} is a topic of the daemon; remedy: another room id, for example {name}-room"
+            f"--source {shown}: {name} is a topic of the daemon; remedy: another room id, for example {name}-room"
         )
     if not address:
-        raise ConfigurationError(f"--source {text}: the source is missing; remedy: --source {name}=DEVICE")
+        raise ConfigurationError(f"--source {shown}: the source is missing; remedy: --source {name}=DEVICE")
     return name, address
 
 

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, nodes, pass_context
 from jinja2 import Template as JinjaTemplate
@@ -258,21 +259,31 @@ _FILTERS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _environment() -> _Environment:
-    environment = _Environment(undefined=StrictUndefined, finalize=_finish, optimized=False, autoescape=False)
+def _url_part(value: Any) -> Any:  # noqa: ANN401 (a template's value)
+    """What an expression prints into a URL: it stays within its segment, or within its value in the query."""
+    printed = _finish(value)
+    return printed if isinstance(printed, Undefined) else quote(str(printed), safe="")
+
+
+def _environment(finalize: Callable[[Any], Any]) -> _Environment:
+    environment = _Environment(undefined=StrictUndefined, finalize=finalize, optimized=False, autoescape=False)
     environment.filters = dict(_FILTERS)
     environment.globals = {"range": _range}
     return environment
 
 
-_ENVIRONMENT = _environment()
+_ENVIRONMENT, _URL_ENVIRONMENT = _environment(_finish), _environment(_url_part)
 
 
 class Template:
     """A checked template; `names` are the fields it uses."""
 
-    def __init__(self, source: str, fields: Collection[str], place: str = "template") -> None:
-        """`fields` are the names it may use, `place` is where it stands, for errors. Raises `ConfigurationError`."""
+    def __init__(self, source: str, fields: Collection[str], place: str = "template", *, url: bool = False) -> None:
+        """`fields` are the names it may use, `place` is where it stands, for errors. Raises `ConfigurationError`.
+
+        With `url` whatever an expression prints is escaped for a URL.
+        """
+        environment = _URL_ENVIRONMENT if url else _ENVIRONMENT
         self.place = place
         self.source = source
         if len(source) > SOURCE_LIMIT:
@@ -280,13 +291,13 @@ class Template:
                 f"{place}: the template has {len(source)} characters, at most {SOURCE_LIMIT} are read"
             )
         try:
-            tree = _ENVIRONMENT.parse(source)
+            tree = environment.parse(source)
             self._members = frozenset(_members(tree))
             tree = _Limiter().visit(tree)
             self.names = frozenset(find_undeclared_variables(tree)) - {"range"}
             self.literals = tuple(data.data for data in tree.find_all(nodes.TemplateData))
-            code = _ENVIRONMENT.compile(tree)
-            self._template = JinjaTemplate.from_code(_ENVIRONMENT, code, dict(_ENVIRONMENT.globals))
+            code = environment.compile(tree)
+            self._template = JinjaTemplate.from_code(environment, code, dict(environment.globals))
         except TemplateSyntaxError as error:
             where = f" in line {error.lineno} of the template" if "\n" in source else ""
             raise ConfigurationError(f"{place}: {error.message}{where}") from None

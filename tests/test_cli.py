@@ -127,7 +127,11 @@ def test_a_profile_that_is_not_there_yet_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--mqtt", "http://me:secret@broker"], "--mqtt: url must read mqtt://"),
+        (["--mqtt", "http://me@broker"], "--mqtt: url must read mqtt://"),
+        (["--mqtt", "mqtt://me:secret@broker"], "--mqtt: every user of this machine can read a password"),
+        (["--mqtt", "mqtt://me:secret/@broker"], "--mqtt: every user of this machine can read a password"),
+        (["--mqtt", "mqtt://me:${NO_SUCH}@broker"], "--mqtt: the environment variable NO_SUCH is not set"),
+        (["--source", "kitchen=rtsp://me:secret@cam/1"], "--source: every user of this machine can read a password"),
         (["--mqtt", ""], "--mqtt"),
         (["--source", "Küche=default"], "'Küche' is not a room id"),
         (["--source", "alert=default"], "alert-room"),

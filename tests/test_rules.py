@@ -157,8 +157,11 @@ def test_takes_usual_regular_expressions(pattern: str) -> None:
     ("do", "reason"),
     [
         ([], "at least 1"),
-        ([{"email": "hi"}], 'no action "email" in this version; there are publish, log, say, ask, describe'),
-        ([{"log": "x", "publish": {"topic": "a", "payload": "b"}}], "exactly one of publish, log, say, ask, describe"),
+        ([{"email": "hi"}], 'no action "email" in this version; there are publish, log, say, webhook, ask, describe'),
+        (
+            [{"log": "x", "publish": {"topic": "a", "payload": "b"}}],
+            "exactly one of publish, log, say, webhook, ask, describe",
+        ),
         (["log"], "an action is one of"),
         ([{"log": None}], "empty"),
         ([{"publish": {"topic": "a/#", "payload": "x"}}], "wildcard #"),

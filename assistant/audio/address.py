@@ -40,6 +40,6 @@ def kind_of(address: str) -> Kind:
 
 def without_secrets(url: str) -> str:
     """The URL without login and query, where cameras carry their passwords; for names, logs and errors."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}"
+    scheme, _, rest = url.partition("://")
+    # A password may hold a / or ? by mistake; it ends at the last @.
+    return urlsplit(f"{scheme}://{rest.rpartition('@')[2]}")._replace(query="", fragment="").geturl()

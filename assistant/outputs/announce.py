@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from assistant.outputs.homeassistant import HomeAssistantSettings, config_topic, hub_payload, room_payload
-from assistant.outputs.topics import Home, Message
+from assistant.outputs.topics import Home, Message, level_topic_part
 
 log = logging.getLogger(__name__)
 
@@ -99,18 +99,19 @@ def recalled(memory: bytes) -> dict[str, Any]:
     """`{"prefix", "transcripts", "rooms"}` of an earlier run; nothing for a memory that cannot be read."""
     try:
         before = json.loads(memory)
-    except ValueError:
+    except (ValueError, RecursionError):
         before = None
     if not isinstance(before, dict) or not isinstance(before.get("rooms"), dict):
         return {"prefix": None, "transcripts": False, "rooms": {}}
+    # Whoever may write there must not make us delete what is not ours: each name is one level of a topic.
     rooms = {
-        room: [event_type for event_type in event_types if isinstance(event_type, str)]
+        room: [kind for kind in event_types if isinstance(kind, str) and level_topic_part(kind) == kind]
         for room, event_types in before["rooms"].items()
-        if isinstance(event_types, list)
+        if isinstance(event_types, list) and level_topic_part(room) == room
     }
     prefix = before.get("prefix")
     return {
-        "prefix": prefix if isinstance(prefix, str) else None,
+        "prefix": prefix if isinstance(prefix, str) and not set(prefix) & set("+#\0") else None,
         "transcripts": before.get("transcripts") is True,
         "rooms": rooms,
     }

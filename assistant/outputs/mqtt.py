@@ -154,6 +154,8 @@ class Mqtt:
     async def run(self) -> None:
         """Stay connected until cancelled or stopped; then say goodbye."""
         self._running = True
+        for problem in self.settings.exposed:
+            log.warning("MQTT: %s", problem)
         attempt = 0  # since the last connection that lasted
         flaps = 0  # connections in a row that did not last
         try:

@@ -27,6 +27,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from assistant import secret_files
 from assistant.outputs.topics import Message
 from assistant.settings import Settings
 
@@ -42,6 +43,12 @@ WILL_DELAY = 5  # seconds: a short cut of the network does not turn every entity
 ROOM_FOR_HEADER = 64  # bytes of a PUBLISH beside topic and payload
 
 REFUSED_VERSION = ("Unsupported protocol version",)
+TLS_REMEDIES = {  # by OpenSSL's verify code; in all other cases its authority is not known
+    9: "it is not valid yet: is the clock of this machine right?",
+    10: "it has expired: renew the broker's certificate, or set this machine's clock",
+    62: "write mqtt.host as the certificate names the broker",
+    64: "write mqtt.host as the certificate names the broker",
+}
 REFUSED_LOGIN = ("Not authorized", "Bad user name or password", "Bad authentication method")
 
 PROTOCOLS = {5: MQTTProtocolVersion.MQTTv5, 4: MQTTProtocolVersion.MQTTv311}
@@ -129,14 +136,22 @@ class MqttSettings(Settings):
         """`host:port`, for a person."""
         return f"{self.host}:{self.port}"
 
+    @property
+    def exposed(self) -> list[str]:
+        """What is wrong with the rights of the files that hold its secrets."""
+        files = [self.password_file, None if self.tls is None else self.tls.key]
+        return [problem for file in files if file is not None and (problem := secret_files.exposed(file))]
+
 
 def _parse_url(url: str) -> dict[str, Any]:
     """The fields of `mqtt[s]://[user[:password]@]host[:port]`; `url` without the password."""
     try:
         parsed = urlsplit(url)
         port = parsed.port
-    except ValueError as error:
-        raise ValueError(f"url: {error}") from None
+    except ValueError:  # its text may quote a piece of the password
+        raise ValueError(
+            "url must read mqtt://user@host:port or mqtts://user@host:port; write / and @ in a name as %2F and %40"
+        ) from None
     if parsed.scheme not in ("mqtt", "mqtts") or not parsed.hostname or parsed.path.strip("/") or parsed.query:
         raise ValueError("url must read mqtt://user@host:port or mqtts://user@host:port")
     secure = parsed.scheme == "mqtts"
@@ -220,7 +235,7 @@ class Link:
             raise ProtocolRefusedError(
                 f"{self.settings.address} closes the connection without an answer to MQTT"
                 f" {PROTOCOL_NAMES[self.protocol]}: is it an MQTT broker"
-                f"{' (or does it want TLS)' if self.settings.tls is None else ''}?"
+                f"{self._wanted}?"
             )
         self._check(self._answered.result())
 
@@ -368,6 +383,13 @@ class Link:
             )
         else:
             self._client.connect(self.settings.host, self.settings.port, self.settings.keepalive)
+
+    @property
+    def _wanted(self) -> str:
+        """What a broker that hangs up may have wanted."""
+        if self.settings.tls is None:
+            return " (or does it want TLS)"
+        return " (or does it want a client certificate: mqtt.tls.cert)" if self.settings.tls.cert is None else ""
 
     def _check(self, reason: ReasonCode) -> None:
         """Raise what a refusing CONNACK means."""
@@ -546,7 +568,7 @@ def _properties(packet: int, **values: int) -> Properties:
 
 def _password(settings: MqttSettings) -> str | None:
     if settings.password_file is not None:
-        return settings.password_file.read_text(encoding="utf-8").strip()
+        return secret_files.read(settings.password_file)
     return None if settings.password is None else settings.password.get_secret_value()
 
 
@@ -584,10 +606,8 @@ def explain(error: OSError | ValueError, settings: MqttSettings) -> str:  # noqa
     address = settings.address
     match error:
         case ssl.SSLCertVerificationError():
-            return (
-                f"{address}: TLS: the broker's certificate is not trusted ({error.verify_message}):"
-                " give its authority in mqtt.tls.ca"
-            )
+            remedy = TLS_REMEDIES.get(error.verify_code, "give its authority in mqtt.tls.ca")
+            return f"{address}: TLS: the broker's certificate is not trusted ({error.verify_message}): {remedy}"
         case ssl.SSLError():
             return f"{address}: TLS failed ({error.reason or error}): is this the TLS port, are mqtt.tls files right?"
         case socket.gaierror():
