@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import platformdirs
 import soxr
+from pydantic import SecretStr
 from ulid import ULID
 
-from assistant import __version__, registry
+from assistant import __version__, registry, secret_files
 from assistant.answering import answer_question, answer_rule, span_of_clip
 from assistant.arbitration import Arbiter
 from assistant.attention import Attention, Wake
@@ -63,7 +64,7 @@ from assistant.health import BOUNDS, Meter
 from assistant.history import History
 from assistant.intents import Intents
 from assistant.metrics import Latencies, RoomFigures, Snapshot, served
-from assistant.outputs.broker import answers_mqtt, embedded_broker
+from assistant.outputs.broker import BrokerSettings, answers_mqtt, embedded_broker
 from assistant.outputs.jsonl import readable
 from assistant.outputs.mqtt import MqttSettings
 from assistant.outputs.speaking import Speaker, Speaking
@@ -89,7 +90,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BROKER_PORT = 1883
 FIRST_HEALTH, HEALTH_EVERY = 5.0, 60.0  # seconds
 TICK = 1.0  # seconds between two looks of the rules at the clock
 BACKOFF = (1.0, 60.0)  # seconds: first and longest wait before a broken part is tried again
@@ -782,8 +782,7 @@ async def daemon(
     """
     async with AsyncExitStack() as stack:
         if mqtt is None and config.mqtt.host is None:
-            port = await stack.enter_async_context(own_broker())
-            mqtt = config.mqtt.model_copy(update={"host": "127.0.0.1", "port": port})
+            mqtt = config.mqtt.model_copy(update=await stack.enter_async_context(own_broker(config.broker)))
         models = await load_models(config, files)
         stack.callback(models.shutdown)
         hearing = hearing_settings(config)
@@ -836,13 +835,26 @@ def _first_language(config: Config) -> str:
 
 
 @asynccontextmanager
-async def own_broker() -> AsyncIterator[int]:
-    """The embedded broker on the usual port, or on a free one when something else answers MQTT there."""
-    port = BROKER_PORT
-    if await answers_mqtt("127.0.0.1", port):
+async def own_broker(settings: BrokerSettings) -> AsyncIterator[dict[str, Any]]:
+    """The embedded broker, and how we reach it. Where only we use it a free port will do when its own is taken.
+
+    Raises `AssistantError`.
+    """
+    port, login = settings.port, settings.login()
+    for problem in filter(None, (settings.password_file and secret_files.exposed(settings.password_file),)):
+        log.warning("broker: %s", problem)
+    if settings.private and port and await answers_mqtt(settings.host, port):
         log.warning(
             "another MQTT broker answers on port %d; to use it: kikimimi run --mqtt mqtt://127.0.0.1:%d", port, port
         )
         port = 0
-    async with embedded_broker(port=port) as bound:
-        yield bound
+    async with embedded_broker(settings.host, port, login) as bound:
+        name, password = login or (None, None)
+        own = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 (read, not bound)
+        yield {
+            "host": own,
+            "port": bound,
+            "username": name,
+            "password": None if password is None else SecretStr(password),
+            "password_file": None,
+        }

@@ -33,6 +33,7 @@ from assistant.metrics import MetricsSettings
 from assistant.models.audio_llm import AudioLLMSettings
 from assistant.models.store import StoreSettings
 from assistant.models.whisper import WhisperSettings
+from assistant.outputs.broker import BrokerSettings
 from assistant.outputs.homeassistant import HomeAssistantSettings
 from assistant.outputs.mqtt_client import MqttSettings
 from assistant.outputs.speaking import SaySettings
@@ -176,6 +177,7 @@ class Config(Settings):
     )
     rooms: Rooms = Field(default={}, description="rooms by id; the default microphone as `home` if there is none")
     mqtt: MqttSettings = MqttSettings()
+    broker: BrokerSettings = BrokerSettings()
     homeassistant: HomeAssistantSettings = HomeAssistantSettings()
     models: ModelSettings = ModelSettings()
     sounds: Sounds = Sounds()

@@ -12,6 +12,7 @@ from assistant import secret_files
 from assistant.config import Config, check_profile, shipped
 from assistant.errors import AssistantError
 from assistant.events import Event, State, Word
+from assistant.outputs.broker import BrokerSettings
 from assistant.rules import (
     ALL,
     ANY,
@@ -54,7 +55,8 @@ def explain(config: Config) -> Report:
     check_profile(config)
     table = load_table(config.sounds.table or shipped("sounds.yaml"))
     lines = [f"Configuration: {config.file or 'none, everything has its default'}", *_profile(config), *_rooms(config)]
-    lines.append(f"Broker: {config.mqtt.address if config.mqtt.host else 'none given, the embedded one'}")
+    own = "" if config.broker.private else f", for others too at {config.broker.host}:{config.broker.port}"
+    lines.append(f"Broker: {config.mqtt.address if config.mqtt.host else f'none given, the embedded one{own}'}")
     lines.append(f"Rules: {len(config.rules) or 'none'}")
     lines += [f"  {name}: {describe(rule)}" for name, rule in zip(names_of(config.rules), config.rules, strict=True)]
     found = list(_house(config))
@@ -196,6 +198,10 @@ Never = Iterator[tuple[tuple[str, ...], str, bool]]  # place below its `when`, p
 
 def _house(config: Config) -> Iterator[str]:
     """Warnings about anything but rules."""
+    if config.mqtt.host is not None and config.broker != BrokerSettings():
+        yield f"{config.place('broker')}the embedded broker does not run: mqtt names another; remove broker or mqtt.url"
+    if config.broker.password_file is not None and (told := secret_files.exposed(config.broker.password_file)):
+        yield f"{config.place('broker', 'password_file')}{told}"
     for problem in config.mqtt.exposed:
         yield f"{config.place('mqtt')}{problem}"
     by_source: dict[str, str] = {}

@@ -11,13 +11,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import hmac
+import ipaddress
 import logging
 import socket
 import struct
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
+from pydantic import Field, SecretStr, model_validator
+
+from assistant import secret_files
 from assistant.errors import AssistantError
+from assistant.settings import Settings
 
 if TYPE_CHECKING:
     from amqtt.broker import Broker
@@ -26,6 +33,9 @@ log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 10.0  # seconds for the first packet of a client
 CONNECT_LIMIT = 65_536  # bytes: a longer CONNECT is not one
+PACKET_LIMIT = 1_048_576  # bytes of any other packet: a longer one ends its connection
+CLIENTS = 200  # connections at once
+REFUSED_AFTER = 1.0  # seconds before a wrong password is told, so that guessing takes its time
 SHUTDOWN_TIMEOUT = 5.0  # seconds for amqtt to say goodbye to its clients
 ANSWER_TIMEOUT = 2.0  # seconds in which a broker on this machine answers
 
@@ -33,6 +43,7 @@ MQTT_3_1_1 = 4
 MQTT_5 = 5
 CONNECT, CONNACK, DISCONNECT = 0x10, 0x20, 0xE0
 UNSUPPORTED_VERSION_5 = 0x84
+BAD_LOGIN = 4
 
 
 class BrokerSocketError(AssistantError):
@@ -43,9 +54,63 @@ class NotMqttError(Exception):
     """The first bytes of a connection are no CONNECT packet."""
 
 
+class BrokerSettings(Settings):
+    """The embedded broker, which runs where `mqtt` names no other."""
+
+    host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0: the whole network")
+    port: int = Field(default=1883, ge=0, le=65535, description="TCP port; 0: any that is free")
+    username: str | None = Field(default=None, min_length=1, max_length=128)
+    password: SecretStr | None = Field(default=None, min_length=1)
+    password_file: Path | None = Field(default=None, description="file that holds the password alone")
+
+    @property
+    def private(self) -> bool:
+        """Whether only this machine can reach it."""
+        return is_loopback(self.host)
+
+    @model_validator(mode="after")
+    def _asks_for_a_password(self) -> Self:
+        secrets = [self.password, self.password_file]
+        if None not in secrets:
+            raise ValueError("password and password_file are both given: remove one")
+        if (self.username is None) != (secrets == [None, None]):
+            raise ValueError("username and password (or password_file) belong together")
+        if self.username is None and not self.private:
+            raise ValueError(
+                f"on {self.host} others can reach the embedded broker, so it asks for a password; remedy: username and "
+                "password_file, or host: 127.0.0.1"
+            )
+        return self
+
+    def login(self) -> tuple[str, str] | None:
+        """Name and password that clients must give; None: none. Raises `AssistantError` for a file that holds none."""
+        if self.username is None:
+            return None
+        if self.password is not None:
+            return self.username, self.password.get_secret_value()
+        assert self.password_file is not None  # noqa: S101 (validated)
+        try:
+            return self.username, secret_files.read(self.password_file)
+        except (OSError, ValueError) as error:
+            raise AssistantError(f"broker.password_file: {error}; remedy: a file that holds the password") from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 @contextlib.asynccontextmanager
-async def embedded_broker(host: str = "127.0.0.1", port: int = 1883) -> AsyncIterator[int]:
-    """Serve MQTT 3.1.1 on `host:port` (0: any free port) and yield the port. Raises `BrokerSocketError`."""
+async def embedded_broker(
+    host: str = "127.0.0.1", port: int = 1883, login: tuple[str, str] | None = None
+) -> AsyncIterator[int]:
+    """Serve MQTT 3.1.1 on `host:port` (0: any free port) and yield the port. Raises `BrokerSocketError`.
+
+    With `login` (name and password) nobody else is let in.
+    """
     listener = _listen(host, port)
     _quiet_libraries()
     broker = _new_broker()
@@ -53,8 +118,11 @@ async def embedded_broker(host: str = "127.0.0.1", port: int = 1883) -> AsyncIte
     connections: set[asyncio.Task[None]] = set()
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(connections) >= CLIENTS:
+            writer.close()
+            return
         # a task of our own: asyncio logs an error for each of its own that is cancelled
-        task = asyncio.create_task(_serve_client(broker, reader, writer))
+        task = asyncio.create_task(_serve_client(broker, reader, writer, login))
         connections.add(task)
         task.add_done_callback(connections.discard)
 
@@ -108,7 +176,9 @@ def _quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-async def _serve_client(broker: Broker, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _serve_client(
+    broker: Broker, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, login: tuple[str, str] | None
+) -> None:
     from amqtt.adapters import StreamWriterAdapter  # noqa: PLC0415
 
     try:
@@ -116,6 +186,12 @@ async def _serve_client(broker: Broker, reader: asyncio.StreamReader, writer: as
             packet, level = await _read_connect(reader)
         if level >= MQTT_5:
             writer.write(bytes((CONNACK, 3, 0, UNSUPPORTED_VERSION_5, 0)))
+            await writer.drain()
+            return
+        if login is not None and not _lets_in(packet, login):
+            log.info("embedded broker: a client without the right password was refused")
+            await asyncio.sleep(REFUSED_AFTER)
+            writer.write(bytes((CONNACK, 2, 0, BAD_LOGIN)))
             await writer.drain()
             return
         await broker.external_connected(_Replaying(packet, reader), StreamWriterAdapter(writer), "default")
@@ -133,8 +209,13 @@ class _Replaying:
     def __init__(self, packet: bytes, reader: asyncio.StreamReader) -> None:
         self._left = packet
         self._reader = reader
+        self._ended = False
 
     async def read(self, n: int = -1) -> bytes:
+        # An end, and for good: after an error amqtt would take what follows for the next packet.
+        self._ended = self._ended or n > PACKET_LIMIT
+        if self._ended:
+            return b""
         if not self._left:
             return await (self._reader.read(n) if n == -1 else self._reader.readexactly(n))
         taken, self._left = self._left[:n], self._left[n:]
@@ -167,6 +248,34 @@ async def _read_connect(reader: asyncio.StreamReader) -> tuple[bytes, int]:
     if len(body) < name_length + 3:
         raise NotMqttError("CONNECT without a protocol level")
     return header + body, body[2 + name_length]
+
+
+def _lets_in(packet: bytes, login: tuple[str, str]) -> bool:
+    """Whether a CONNECT carries this name and password (MQTT 3.1.1, section 3.1.3). Raises `NotMqttError`."""
+    name, password = (text.encode() for text in login)
+    given = _login_of(packet)
+    if given is None:
+        return False
+    # both are compared, however the first came out
+    return hmac.compare_digest(given[0], name) & hmac.compare_digest(given[1], password)
+
+
+def _login_of(packet: bytes) -> tuple[bytes, bytes] | None:
+    """Name and password of a CONNECT; None: it does not carry both. Raises `NotMqttError`."""
+    start = next(index for index in range(1, len(packet)) if packet[index] < 0x80) + 1  # behind the remaining length
+    start += 2 + int.from_bytes(packet[start : start + 2])
+    flags, left = packet[start + 1], packet[start + 4 :]  # behind level, flags and keep-alive
+    named, has_password, will = flags & 0x80, flags & 0x40, flags & 0x04
+    if not (named and has_password):
+        return None
+    fields = []
+    for _ in range(5 if will else 3):  # client id, topic and message of the will, name, password
+        length = int.from_bytes(left[:2])
+        if len(left) < 2 + length:
+            raise NotMqttError("CONNECT that ends too early")
+        fields.append(left[2 : 2 + length])
+        left = left[2 + length :]
+    return fields[-2], fields[-1]
 
 
 async def _shut_down(broker: Broker, connections: set[asyncio.Task[None]]) -> None:

@@ -3,17 +3,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shutil
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import paho.mqtt.client as paho
 import pytest
 from brokers import Mosquitto, Subscriber, free_port, until
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from pydantic import SecretStr, ValidationError
 
+from assistant.app import own_broker
+from assistant.errors import AssistantError
 from assistant.outputs import broker as broker_module
-from assistant.outputs.broker import BrokerSocketError, answers_mqtt, embedded_broker
+from assistant.outputs.broker import BrokerSettings, BrokerSocketError, answers_mqtt, embedded_broker
+from assistant.outputs.mqtt import Mqtt, MqttSettings
 
 
 async def test_messages_and_retained_messages_pass(subscribe: Callable[..., Subscriber]):
@@ -138,6 +144,135 @@ async def test_a_will_is_published_when_its_client_is_lost(subscribe: Callable[.
         sock.shutdown(socket.SHUT_RDWR)
         await until(lambda: subscriber.payloads("lost/status") == ["offline"])
         client.loop_stop()
+
+
+# who is let in
+
+
+ALL = "0.0.0.0"  # noqa: S104 (what is refused without a password)
+LOGIN = ("home", "sesame öffne dich")
+
+
+def connects(port: int, name: str | None, password: str | None) -> Callable[[], list[str]]:
+    """The answers to one client."""
+    answers: list[str] = []
+    client = paho.Client(CallbackAPIVersion.VERSION2, client_id=f"c-{name}-{password}", reconnect_on_failure=False)
+    client.will_set("a/will", "x" * 300)
+    client.username_pw_set(name, password)
+    client.on_connect = lambda _client, _userdata, _flags, reason, _properties: answers.append(reason.getName())
+    client.connect("127.0.0.1", port)
+    client.loop_start()
+
+    def answered() -> list[str]:
+        if answers:
+            client.disconnect()
+            client.loop_stop()
+        return answers
+
+    return answered
+
+
+@pytest.mark.parametrize(
+    ("name", "password", "answer"),
+    [
+        (*LOGIN, "Success"),
+        ("home", "sesame", "Bad user name or password"),
+        ("homer", LOGIN[1], "Bad user name or password"),
+        ("home", "", "Bad user name or password"),
+        ("home", None, "Bad user name or password"),
+        (None, None, "Bad user name or password"),
+    ],
+)
+async def test_only_who_knows_the_password_is_let_in(
+    name: str | None, password: str | None, answer: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(broker_module, "REFUSED_AFTER", 0.05)
+    async with embedded_broker(port=0, login=LOGIN) as port:
+        answered = connects(port, name, password)
+        await until(answered)
+        assert answered() == [answer]
+
+
+async def test_mosquitto_pub_needs_the_password_too():
+    tool = shutil.which("mosquitto_pub")
+    if tool is None:
+        pytest.skip("mosquitto_pub is not installed: apt-get install mosquitto-clients")
+
+    async def publish(port: int, *login: str) -> int:
+        command = [tool, "-h", "127.0.0.1", "-p", str(port), "-V", "mqttv311", "-t", "a", "-m", "b", *login]
+        process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
+        return await asyncio.wait_for(process.wait(), 20)
+
+    async with embedded_broker(port=0, login=LOGIN) as port:
+        assert await publish(port) != 0
+        assert await publish(port, "-u", "home", "-P", "wrong") != 0
+        assert await publish(port, "-u", *LOGIN[:1], "-P", LOGIN[1]) == 0
+
+
+@pytest.mark.parametrize("cut", range(12, 40))
+async def test_a_login_that_is_cut_off_lets_nobody_in(cut: int):
+    body = b"\x00\x04MQTT\x04\xc2\x00\x3c" + b"\x00\x01c" + b"\x00\x04home" + b"\x00\x05right"
+    packet = bytes((0x10, min(cut, len(body)))) + body[:cut]
+    async with embedded_broker(port=0, login=("home", "right and more")) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(packet)
+        writer.write_eof()
+        assert (await asyncio.wait_for(reader.read(), 5))[3:4] in {b"", b"\x04"}
+        writer.close()
+
+
+async def test_a_packet_that_is_too_large_ends_its_connection(subscribe: Callable[..., Subscriber]):
+    async with embedded_broker(port=0) as port:
+        subscriber = subscribe(port)
+        await until(subscriber.subscribed.is_set)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(broker_module._connect_packet(b"large"))
+        assert await reader.readexactly(4) == b"\x20\x02\x00\x00"
+        writer.write(b"\x30\xff\xff\xff\x7f\x00\x01a")  # PUBLISH of 256 MB
+        with contextlib.suppress(ConnectionError):
+            for _ in range(400):
+                writer.write(bytes(65_536))
+                await writer.drain()
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+        subscriber.publish("still", "there")
+        await until(lambda: subscriber.payloads("still") == ["there"])
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"host": ALL}, "others can reach the embedded broker, so it asks for a password; remedy: username"),
+        ({"host": "192.168.1.5"}, "asks for a password"),
+        ({"host": "::"}, "asks for a password"),
+        ({"host": "broker.local"}, "asks for a password"),
+        ({"host": ALL, "username": "a"}, "belong together"),
+        ({"password": "a"}, "belong together"),
+        ({"username": "a", "password": "a", "password_file": "/a"}, "both given"),
+        ({"username": "a", "password": ""}, "at least 1"),
+    ],
+)
+def test_nobody_listens_to_the_network_without_a_password(values: dict[str, str], problem: str):
+    with pytest.raises(ValidationError, match=problem):
+        BrokerSettings.model_validate(values)
+
+
+def test_what_is_allowed(tmp_path: Path):
+    (tmp_path / "secret").write_text("sesame\n")
+    assert BrokerSettings().login() is None
+    assert BrokerSettings(host="::1").private
+    assert BrokerSettings(host="127.0.0.2").private
+    shared = BrokerSettings(host=ALL, username="a", password_file=tmp_path / "secret")
+    assert shared.login() == ("a", "sesame")
+    with pytest.raises(AssistantError, match=r"broker\.password_file: .*remedy"):
+        BrokerSettings(username="a", password_file=tmp_path / "none").login()
+
+
+async def test_the_daemon_logs_in_at_its_own_broker(subscribe: Callable[..., Subscriber], started: Callable[..., Mqtt]):
+    settings = BrokerSettings(host=ALL, port=0, username="home", password=SecretStr("sesame"))
+    async with own_broker(settings) as reached:
+        output = started(0, settings=MqttSettings().model_copy(update=reached))
+        await asyncio.wait_for(output.connected.wait(), 10)
 
 
 async def test_both_brokers_are_recognised(any_port: int):
