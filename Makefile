@@ -1,12 +1,13 @@
 # make demo   install into .venv, fetch the models, hear a house      make run    the same daemon on your microphone
 # make test   lint, types and tests                                   make fix    format and mend what can be mended
+# make audit  known vulnerabilities of what is installed              make fuzz   parsers fed with what nobody should send
 SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null && echo $$p && break; done)
 PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet
 export PYTHONWARNINGS =
 
-.PHONY: demo run test test-ha check fix bench clean
+.PHONY: demo run test test-ha check audit fix bench fuzz clean
 
 demo: .venv/core
 	@.venv/bin/kikimimi demo
@@ -27,6 +28,13 @@ check: .venv/all
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 	@report=$$(.venv/bin/lint-imports --no-cache) || { echo "$$report"; exit 1; }
+	@.venv/bin/python tests/audit.py
+
+audit: .venv/all
+	@.venv/bin/python tests/audit.py
+
+fuzz: .venv/all
+	@.venv/bin/python benchmarks/fuzz.py
 
 fix: .venv/all
 	@.venv/bin/ruff check --fix . ; .venv/bin/ruff format .

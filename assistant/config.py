@@ -26,6 +26,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, Valida
 
 from assistant.attention import Wake, WakeSettings
 from assistant.audio.address import kind_of
+from assistant.bounded_yaml import BoundedLoader
 from assistant.errors import AssistantError, ConfigurationError
 from assistant.history import HistorySettings
 from assistant.intents import DeviceSettings
@@ -324,7 +325,7 @@ def parse(text: str, file: Path) -> Config:
     return config
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(BoundedLoader):
     """YAML with the scalars of its 1.2 core schema: yes, on and 22:00 are texts."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML's protocol)

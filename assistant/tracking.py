@@ -18,10 +18,12 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
+from assistant.bounded_yaml import BoundedLoader
 from assistant.errors import ConfigurationError
 from assistant.events import SAMPLE_RATE, Detection, Sensitivity, State, Tags
 from assistant.settings import Settings
 
+SIZE_LIMIT = 256 * 1024  # bytes of a sound table
 OTHER = "other"  # event type of a label in no group
 Scores = NDArray[np.float32]
 AGREEMENT = (1.0, 0.25, 0.0)  # share of `single` that one, two, three agreeing windows must bring
@@ -79,10 +81,27 @@ class SoundTable(Settings):
     scenes: tuple[str, ...] = Field(default=(), description="labels of places and silence: never events")
 
 
+class _Plain(BoundedLoader):
+    """YAML without aliases, which can make much of little."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Raises `yaml.YAMLError` for an alias."""
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "aliases (*) are not read here", mark)
+        return super().compose_node(parent, index)
+
+
 def load_table(path: Path) -> SoundTable:
     """The sound table of a YAML file. Raises `ConfigurationError`."""
     try:
-        return SoundTable.model_validate(yaml.safe_load(path.read_text("utf-8")) or {})
+        with path.open("rb") as file:
+            content = file.read(SIZE_LIMIT + 1)
+        if len(content) > SIZE_LIMIT:
+            raise ConfigurationError(f"{path}: larger than {SIZE_LIMIT // 1024} KiB; this is hardly a sound table")
+        return SoundTable.model_validate(yaml.load(content.decode("utf-8-sig"), _Plain) or {})  # noqa: S506 (a safe one)
+    except RecursionError:
+        raise ConfigurationError(f"{path}: too deeply nested") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -461,3 +461,29 @@ async def test_digital_silence_is_not_an_event(files: ModelFiles, tmp_path: Path
     async with running(Config(), [Room("kitchen", str(silent))], files, 50.0) as (client, task):
         await asyncio.wait_for(task, 60)
     assert client.on("kikimimi/kitchen/event") == []
+
+
+async def test_an_alarm_calls_a_listed_host(files: ModelFiles, alarm: Path) -> None:
+    bodies: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
+        bodies.append(await reader.readexactly(length))
+        writer.write(b"HTTP/1.1 204 X\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        rule = f"{{when: {{sound: smoke_alarm}}, do: {{webhook: {{url: 'http://127.0.0.1:{port}/{{{{ room }}}}'}}}}}}"
+        config = parse(f"webhooks: {{hosts: ['127.0.0.1:{port}']}}\nrules: [{rule}]", Path("c.yaml"))
+        async with running(config, [Room("kitchen", str(alarm))], files, 20.0) as (_client, task):
+            assert await asyncio.wait_for(task, 60) == 0
+    (body,) = bodies
+    event = json.loads(body)
+    assert (event["room"], event["event_type"], event["state"], event["text"]) == (
+        "kitchen",
+        "smoke_alarm",
+        "started",
+        None,
+    )

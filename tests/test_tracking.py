@@ -5,6 +5,7 @@ import subprocess
 import wave
 from collections.abc import Sequence
 from pathlib import Path
+from time import monotonic
 
 import numpy as np
 import pytest
@@ -378,3 +379,21 @@ def test_balanced_is_the_table_as_it_stands_and_back_again() -> None:
 def test_fewer_false_alarms_never_asks_for_more_than_a_score_can_be() -> None:
     strict = tracker(threshold=0.9, sensitivity="fewer false alarms")
     assert started(play(strict, [{"Cat": 0.99}] * 4)) == ["Cat"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a: &a [x, x]\nb: &b [*a, *a]\ngroups: *b\n", "aliases"),
+        ("groups: " + "[" * 100_000, "too deeply nested|cannot be read"),
+        ("# " + "x" * 300_000, "larger than"),
+        ("groups: !!python/object/apply:os.system [true]", "cannot be read"),
+    ],
+    ids=["bomb", "nested", "large", "python"],
+)
+def test_a_table_that_is_a_bomb_is_an_error_soon(text: str, problem: str, tmp_path: Path) -> None:
+    (tmp_path / "sounds.yaml").write_text(text)
+    began = monotonic()
+    with pytest.raises(ConfigurationError, match=problem):
+        load_table(tmp_path / "sounds.yaml")
+    assert monotonic() - began < 3.0

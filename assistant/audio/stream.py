@@ -76,7 +76,8 @@ class Stream:
         try:
             scheme = self._url.partition("://")[0].lower()
             options = {"rtsp_transport": "tcp"} if scheme.startswith("rtsp") else {}
-            with av.open(self._url, timeout=(OPEN_SECONDS, READ_SECONDS), options=options) as container:
+            patience = (OPEN_SECONDS, READ_SECONDS)
+            with av.open(self._url, timeout=patience, options=options, metadata_errors="replace") as container:
                 if not container.streams.audio:
                     self._failure = SourceError(f"{self.name}: carries no audio; remedy: a stream with sound")
                     return

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 DAMAGED_STEP = 256  # frames
 BLOCK_SECONDS = 2.0  # read at once, in a thread
+RATES = (1_000, 768_000)  # Hz: what lies outside is a broken header, and would become hours or nothing
+CHANNELS = 64
 UNKNOWN_LENGTH = 0x7FFFFFFF  # a WAV header written to a pipe says this or more
 
 Blocks = Generator[tuple[NDArray[np.float32], float], None, None]
@@ -100,6 +102,7 @@ def _by_libsndfile(path: Path, sound: Any) -> Blocks:  # noqa: ANN401 (soundfile
     import soundfile  # noqa: PLC0415
 
     rate = float(sound.samplerate)
+    _check(path, rate, sound.channels)
     frames = 0
     broken = False
     try:
@@ -118,6 +121,14 @@ def _by_libsndfile(path: Path, sound: Any) -> Blocks:  # noqa: ANN401 (soundfile
     cut = promised is not None and int(promised[1]) < UNKNOWN_LENGTH
     if broken or cut or frames < sound.frames:
         log.warning("%s: truncated or damaged; heard as far as %.2f s", path, frames / rate)
+
+
+def _check(path: Path, rate: float, channels: int) -> None:
+    """Raise `SourceError` for what no sound has."""
+    if not (RATES[0] <= rate <= RATES[1] and 1 <= channels <= CHANNELS):
+        raise SourceError(
+            f"{path}: {rate:.0f} Hz and {channels} channels are no sound; remedy: record or copy it again"
+        )
 
 
 def _as_far_as_it_goes(path: Path, frames: int) -> Iterator[NDArray[np.float32]]:
@@ -148,8 +159,9 @@ def _by_ffmpeg(path: Path) -> Blocks:
         str(path).encode()
     except UnicodeEncodeError:  # FFmpeg's binding takes UTF-8 names alone
         raise SourceError(f"{str(path)!a}: the name is not UTF-8; remedy: rename the file") from None
+    options = {"protocol_whitelist": "file"}  # a playlist opens nothing else
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), metadata_errors="replace", options=options)
     except av.FFmpegError as error:
         raise SourceError(
             f"{path}: neither libsndfile nor FFmpeg reads it as audio ({error.strerror}); "
@@ -175,6 +187,7 @@ def _by_ffmpeg(path: Path) -> Blocks:
                 errors += 1
                 continue
             for frame in decoded:
+                _check(path, float(frame.sample_rate), frame.layout.nb_channels)
                 block = planes(frame)
                 frames, rate = frames + len(block), float(frame.sample_rate)
                 yield block, rate

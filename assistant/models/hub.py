@@ -261,7 +261,7 @@ def _write_down(planned: Plan, former: tuple[File, ...]) -> None:
 
 def _manifest(place: Path) -> tuple[str, tuple[File, ...]] | None:
     """The commit and the files of a former pull, if there was one that can be read."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         manifest: Any = json.loads((place / MANIFEST).read_bytes())
         files = tuple(
             File(str(name), int(size), str(sha256), git_blob=str(blob))

@@ -37,6 +37,7 @@ TCP_TIMEOUT = 5.0  # seconds for a TCP and a TLS connection
 OPEN_TIMEOUT = 15.0  # seconds for name resolution, TCP and TLS together
 CONNACK_TIMEOUT = 5.0  # seconds for the answer to CONNECT
 ACK_TIMEOUT = 20.0  # seconds: a broker that keeps a message longer is not there any more
+LARGEST = 1 << 20  # bytes of a packet that a broker of MQTT 5 may send us
 WINDOW = 20  # unacknowledged messages at a time (Mosquitto's own default)
 SESSION_EXPIRY = 300  # seconds: must be longer than the will delay, or the session's end sends the will at once
 WILL_DELAY = 5  # seconds: a short cut of the network does not turn every entity to unavailable
@@ -373,7 +374,9 @@ class Link:
     def _paho_connect(self) -> None:
         assert self.settings.host is not None  # noqa: S101 - checked by the output
         if self.protocol == 5:
-            properties = _properties(PacketTypes.CONNECT, SessionExpiryInterval=SESSION_EXPIRY)
+            properties = _properties(
+                PacketTypes.CONNECT, SessionExpiryInterval=SESSION_EXPIRY, MaximumPacketSize=LARGEST
+            )
             self._client.connect(
                 self.settings.host,
                 self.settings.port,

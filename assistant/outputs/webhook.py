@@ -154,7 +154,8 @@ class Webhooks:
 
         try:
             headers = _headers(webhook)
-            context = await asyncio.to_thread(ssl.create_default_context, cafile=self._settings.ca)
+            secure = webhook.url.startswith("https:")
+            context = await asyncio.to_thread(ssl.create_default_context, cafile=self._settings.ca) if secure else False
         except (OSError, ValueError) as error:
             return f"{error}; remedy: check webhooks.ca and the files of its headers", False
         try:
@@ -194,7 +195,7 @@ def _problem(answer: httpx2.Response) -> tuple[str | None, bool]:
     if 200 <= status < 300:
         return None, False
     if 300 <= status < 400:
-        host = urlsplit(answer.headers.get("Location", "")).netloc.rpartition("@")[2]
+        host = answer.headers.get("Location", "").partition("://")[2].partition("/")[0].rpartition("@")[2]
         where = f" to {host[:100]!a}" if host else ""
         return (
             f"redirects{where} (HTTP {status}), which is not followed; remedy: write that address",

@@ -99,7 +99,7 @@ def language_of(voice: Path) -> str:
     try:
         config = json.loads(described.read_bytes())
         return base_language(str(config.get("language", {}).get("family") or config["espeak"]["voice"]))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise VoiceError(f"piper: {described} cannot be read ({type(error).__name__}); {remedy}") from error
 
 

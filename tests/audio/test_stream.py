@@ -166,3 +166,16 @@ async def test_cancelling_does_not_wait_for_the_peer():
         with pytest.raises(asyncio.CancelledError):
             await task
         assert time.monotonic() - began < 0.2
+
+
+@pytest.mark.parametrize("kind", ["m3u8", "ffconcat"])
+async def test_a_peer_cannot_have_us_hear_our_own_files(kind: str, server, tmp_path) -> None:
+    (tmp_path / "own.wav").write_bytes(tone(2.0))
+    own = f"file://{tmp_path}/own.wav"
+    server.content = {
+        "m3u8": f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{own}\n#EXT-X-ENDLIST\n",
+        "ffconcat": f"ffconcat version 1.0\nfile '{own}'\n",
+    }[kind].encode()
+    with pytest.raises(SourceError):
+        async for _ in Stream("room", url(server, f"/list.{kind}")).chunks():
+            pass

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import socket
+import struct
 import time
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import pytest
 import soundfile
 
 from assistant.audio.source import CHUNK
-from assistant.audio.wavfile import File, expand
+from assistant.audio.wavfile import File, decode, expand
 from assistant.errors import SourceError
 from assistant.events import SAMPLE_RATE, Chunk
 
@@ -291,3 +294,69 @@ class TestExpand:
     def test_missing(self, tmp_path):
         with pytest.raises(SourceError, match="no such file or folder"):
             expand(tmp_path / "none")
+
+
+def header(rate: int = 16_000, channels: int = 1, frames: int = 100, data: bytes = bytes(200)) -> bytes:
+    """A WAV file whose header says whatever it likes."""
+    width = 2 * channels
+    form = struct.pack("<HHIIHH", 1, channels, rate, min(rate * width, 2**32 - 1), width & 0xFFFF, 16)
+    size = min(frames * width, 2**32 - 1)
+    riff = b"RIFF" + struct.pack("<I", 0xFFFFFFFF) + b"WAVEfmt " + struct.pack("<I", 16) + form
+    return riff + b"data" + struct.pack("<I", size) + data
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(header(rate=1), id="1 Hz"),
+        pytest.param(header(rate=2**31 - 1), id="two thousand million Hz"),
+        pytest.param(header(channels=1_000, data=bytes(20_000)), id="a thousand channels"),
+    ],
+)
+def test_a_header_that_no_sound_has_is_an_error(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(content)
+    began = time.monotonic()
+    with pytest.raises(SourceError, match=r"are no sound|neither libsndfile nor FFmpeg|can decode"):
+        list(decode(tmp_path / "a.wav"))
+    assert time.monotonic() - began < 2.0
+
+
+def test_a_header_that_claims_more_than_there_is_gives_what_there_is(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(header(frames=10**12))
+    assert sum(len(block) for block, _rate in decode(tmp_path / "a.wav")) == 100
+
+
+def test_a_title_in_an_old_script_is_no_reason_not_to_hear(tmp_path: Path) -> None:
+    avi = io.BytesIO()
+    with av.open(avi, "w", format="avi") as container:
+        container.metadata["title"] = "Cafe noir"
+        stream = container.add_stream("pcm_s16le", rate=16_000)
+        stream.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(np.ones((1, 1_600), np.int16), "s16", "mono")
+        frame.sample_rate = 16_000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    content = avi.getvalue()
+    assert b"Cafe noir" in content
+    (tmp_path / "a.avi").write_bytes(content.replace(b"Cafe noir", b"Caf\xe9 noir"))
+    assert sum(len(block) for block, _rate in decode(tmp_path / "a.avi")) == 1_600
+
+
+@pytest.mark.parametrize("name", ["list.m3u8", "list.ffconcat", "list.sdp", "a.wav"])
+def test_a_playlist_opens_no_other_file_and_no_network(name: str, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "secret.wav", np.ones(1_600, np.float32) * 0.5, 16_000)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        listening.settimeout(0.3)
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/a.wav"
+        playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{url}\n#EXT-X-ENDLIST\n"
+        if name.endswith("ffconcat"):
+            playlist = f"ffconcat version 1.0\nfile '{url}'\n"
+        if name.endswith("sdp"):
+            playlist = "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n"
+        (tmp_path / name).write_text(playlist)
+        with pytest.raises(SourceError):
+            list(decode(tmp_path / name))
+        with pytest.raises(TimeoutError):
+            listening.accept()

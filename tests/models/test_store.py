@@ -105,6 +105,27 @@ def installed(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
+def test_a_link_in_the_store_is_replaced_and_what_it_points_to_is_left_alone(server, tmp_path):
+    folder, elsewhere = tmp_path / "m", tmp_path / "precious"
+    elsewhere.write_bytes(b"mine")
+    folder.mkdir()
+    (folder / "model.bin").symlink_to(elsewhere)
+    fetch([a_file(server.url)], folder)
+    assert (folder / "model.bin").read_bytes() == CONTENT
+    assert not (folder / "model.bin").is_symlink()
+    assert elsewhere.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("position", [0, 1, 4_000, 1_000_000, 4_126_809])
+def test_a_model_with_one_flipped_bit_is_refused_before_it_is_loaded(position, yamnet_path, tmp_path):
+    content = bytearray(yamnet_path.read_bytes())
+    content[position] ^= 1
+    (tmp_path / "yamnet").mkdir()
+    (tmp_path / "yamnet" / "yamnet.tflite").write_bytes(content)
+    with pytest.raises(ModelError, match="missing or damaged; remedy: kikimimi models pull yamnet"):
+        store.path("yamnet", tmp_path)
+
+
 class TestUrls:
     def test_downloads_once_and_reports_progress(self, server, tmp_path):
         steps: list[tuple[str, int, int]] = []

@@ -27,7 +27,7 @@ def model_type(folder: Path) -> str:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{path} is missing; remedy: give the folder that holds the checkpoint's files") from None
-    except (OSError, ValueError) as error:  # a broken file is no text or no JSON
+    except (OSError, ValueError, RecursionError) as error:  # a broken file is no text or no JSON
         raise ModelError(f"{path} cannot be read: {error}") from error
     found = config.get("model_type") if isinstance(config, dict) else None
     if not isinstance(found, str):
