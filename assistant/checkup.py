@@ -56,7 +56,11 @@ def checks(config: Config) -> tuple[Check, ...]:
 def broker(config: Config) -> tuple[Check, ...]:
     """Each step towards the configured broker, up to the first that fails. Takes seconds if that hangs."""
     if config.mqtt.host is None:
-        return (Check("broker", True, f"a broker of our own, {config.broker.host}:{config.broker.port}, while the daemon runs"),)
+        return (
+            Check(
+                "broker", True, f"a broker of our own, {config.broker.host}:{config.broker.port}, while the daemon runs"
+            ),
+        )
 
     async def steps() -> tuple[Check, ...]:
         found: list[Check] = []

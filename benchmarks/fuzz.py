@@ -1,4 +1,4 @@
-# ruff: noqa: PLC0415, S311, D103 (each target imports what it needs in a process of its own; chance is no secret)
+# ruff: noqa: PLC0415, D103 (each target imports what it needs in a process of its own; chance is no secret)
 """Every parser of what comes from outside, fed with what nobody should send: inputs, crashes, hangs.
 
     python benchmarks/fuzz.py [--seconds 300] [--target NAME]… [--keep FOLDER]
@@ -723,7 +723,7 @@ def main() -> None:
         print(f"  {', '.join(used)}", flush=True)
     whole = {key: sum(row[key] for row in total.values()) for key in ("inputs", "crashes", "hangs")}
     print(json.dumps({"benchmark": "fuzz", **whole, "seconds": options.seconds, "targets": total}))
-    if whole["crashes"] or whole["hangs"]:
+    if whole["crashes"] or whole["hangs"] or not all(row["inputs"] for row in total.values()):
         raise SystemExit(1)
 
 

@@ -187,6 +187,8 @@ def test_check_shows_where_the_daemon_goes_but_no_secret(home: Path) -> None:
         'rules: [{{when: {{sound: cat}}, do: {{webhook: {{url: "https://h/", headers: {{A: "{secret}\\n"}}}}}}}}]',
         "rules: [{{when: {{sound: cat}}, do: {{webhook: {{url: 'https://h/', headers: {secret}}}}}}}]",
         "broker: {{host: 0.0.0.0, password: [{secret}]}}",
+        "history: {{url: 'mysql://u:{secret}@h/d'}}",
+        "history: {{url: ['postgresql://u:{secret}@h/d']}}",
     ],
 )
 def test_no_mistake_in_a_configuration_quotes_a_secret(text: str) -> None:

@@ -711,6 +711,22 @@ async def test_a_missing_authority(tls_broker: Mosquitto, started: Start, caplog
     assert "/nowhere/ca.pem: No such file or directory" in told
 
 
+async def test_a_message_that_is_too_large_is_never_sent_to_us(
+    mosquitto: Mosquitto, started: Start, subscribe: Subscribe
+):
+    async def answer(_question: object) -> dict[str, str]:
+        return {"text": "yes"}
+
+    output = started(mosquitto.port, answer=answer)
+    subscriber = subscribe(mosquitto.port)
+    await online(output)
+    subscriber.publish("kikimimi/ask", b"x" * 2_000_000)
+    subscriber.publish("kikimimi/ask", json.dumps({"text": "there?", "reply_to": "kikimimi/reply/a"}))
+    await until(lambda: subscriber.payloads("kikimimi/reply/a"))
+    assert (output.health()["questions"], output.health()["questions_refused"]) == (1, 0)
+    assert output.health()["reconnects"] == 0
+
+
 # versions of MQTT
 
 
