@@ -24,6 +24,7 @@ WIDTH, HEIGHT = 640, 320  # pixels
 LEFT, BOTTOM = 40, 20  # pixels for the labels of the axes
 COLUMNS, ROWS = (WIDTH - LEFT) // 2, (HEIGHT - BOTTOM) // 2  # each two pixels wide and high: half the bytes to pack
 LOWEST, HIGHEST = 60.0, 7_800.0  # Hz
+CROWDED = 12.0  # seconds: in a longer picture only each fifth is marked
 FRAME = 1024  # samples of one spectrum: 64 ms, 15.6 Hz apart
 RANGE = 60.0  # dB between the darkest and the brightest colour
 TILT = 3.0  # dB an octave that high pitches are raised by: a room's noise falls by about as much
@@ -33,14 +34,14 @@ SHADES = 32  # colours of the sound; a 33rd writes the labels
 PITCHES = {125: "125", 250: "250", 500: "500", 1000: "1k", 2000: "2k", 4000: "4k"}  # Hz
 
 
-def spectrogram(samples: Samples) -> bytes:
+def spectrogram(samples: Samples, longest: float = LONGEST) -> bytes:
     """PNG of `WIDTH` × `HEIGHT` pixels, at most 60 kB, for mono 16 kHz `samples` of shape (n,), -1 to 1.
 
-    The time axis spans what is given, at most the last `LONGEST` seconds; its marks are seconds before the end.
+    The time axis spans what is given, at most the last `longest` seconds; its marks are seconds before the end.
     """
     from PIL import Image  # noqa: PLC0415 - only when something was heard
 
-    samples = np.nan_to_num(samples[-round(LONGEST * SAMPLE_RATE) :], posinf=0.0, neginf=0.0)
+    samples = np.nan_to_num(samples[-round(longest * SAMPLE_RATE) :], posinf=0.0, neginf=0.0)
     picture = np.zeros((HEIGHT, WIDTH), np.uint8)
     picture[: HEIGHT - BOTTOM, LEFT:] = _shades(samples).repeat(2, axis=0).repeat(2, axis=1)
     image = Image.fromarray(picture, "P")
@@ -102,7 +103,7 @@ def _label(image: Image, duration: float) -> None:
         y = round(height * (1.0 - np.log(pitch / LOWEST) / np.log(HIGHEST / LOWEST)))
         draw.line((LEFT - 5, y, LEFT - 1, y), SHADES)
         draw.text((LEFT - 8, y), name, SHADES, font, anchor="rm")
-    for second in range(int(duration) + 1):
+    for second in range(0, int(duration) + 1, 1 if duration <= CROWDED else 5):
         x = WIDTH - 1 - round(width * second / duration) if duration else WIDTH - 1
         if x < LEFT:
             continue

@@ -50,6 +50,14 @@ def test_of_more_than_ten_seconds_the_last_are_shown() -> None:
     assert spectrogram(early) == spectrogram(np.zeros(10 * SAMPLE_RATE, np.float32))
 
 
+def test_a_longer_picture_shows_all_that_is_asked_for() -> None:
+    early = np.concatenate([tone(1000.0, 4.0), np.zeros(26 * SAMPLE_RATE, np.float32)])
+    bright = np.flatnonzero(shades(spectrogram(early, 30.0)).max(axis=0) > SHADES // 2)
+
+    assert bright[0] == 0
+    assert bright[-1] == pytest.approx((WIDTH - LEFT) * 4.0 / 30.0, abs=6)
+
+
 def test_silence_is_dark_and_faint_noise_is_not_blown_up() -> None:
     noise = (1e-5 * np.random.default_rng(1).standard_normal(SAMPLE_RATE)).astype(np.float32)
 
