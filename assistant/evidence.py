@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from assistant.events import SAMPLE_RATE, SpeechEvidence, Tags, Utterance
 
 KEEP = 45 * SAMPLE_RATE  # samples of tags that are kept: an utterance of 30 s, and what waits before it
+VERDICTS = 64  # utterances whose verdicts are kept
 MOST = 256  # tags that are kept at most, whatever the hop
 
 # AudioSet's display names below "Speech", "Whispering" and "Shout" (ontology of AudioSet, 2017). Singing is music.
@@ -84,6 +85,35 @@ class Evidence:
             other_score=max((other for _, _, _, other in heard), default=None),
             snr_db=utterance.level_dbfs - utterance.floor_dbfs,
         )
+
+    def speech_in(self, start: int, end: int) -> float:
+        """The best score of speech over the windows that overlap `start` to `end` (samples)."""
+        return max((tag[2] for tag in self._heard if tag[0] < end and tag[1] > start), default=0.0)
+
+
+class Verdicts:
+    """Which utterances of one stream were speech, as far as the recogniser has decided. Pure.
+
+    It decides in their order: when one is decided, those before it that are not were shed, and count as speech.
+    """
+
+    def __init__(self) -> None:
+        self._utterances: deque[tuple[int, int, bool | None]] = deque(maxlen=VERDICTS)  # start, end, is it speech
+
+    def cut(self, utterance: Utterance) -> None:
+        """An utterance waits for the recogniser."""
+        self._utterances.append((utterance.start, utterance.end, None))
+
+    def decided(self, utterance: Utterance, *, speech: bool) -> None:
+        """What became of it; the first word counts."""
+        for index, (start, end, known) in enumerate(self._utterances):
+            if known is None and start <= utterance.start:
+                self._utterances[index] = (start, end, speech if start == utterance.start else True)
+
+    def between(self, start: int, end: int) -> bool | None:
+        """Whether there was speech between `start` and `end` (samples); None: that is not decided yet."""
+        known = [speech for first, last, speech in self._utterances if first < end and last > start]
+        return True if True in known else None if None in known else False
 
 
 class Witness:

@@ -34,12 +34,12 @@ from assistant.events import (
     iso,
     seconds,
 )
-from assistant.evidence import Evidence
+from assistant.evidence import Evidence, Verdicts
 from assistant.merging import Merger
 from assistant.models.cadence import Cadence
 from assistant.resident import BusyError, Resident, Status, UnwellError
 from assistant.segment.activity import SILENCE_DBFS, Activity, ActivitySettings, Frame
-from assistant.segment.recent import Recent
+from assistant.segment.recent import KEEP, Recent
 from assistant.segment.speech import Phase, Speech, SpeechSettings
 from assistant.segment.windows import Windows, WindowSettings
 from assistant.tracking import SoundSettings, SoundTable, Tracker
@@ -65,6 +65,8 @@ PICTURE = 10 * SAMPLE_RATE  # samples that are kept for a spectrogram
 LEVEL_EVERY = SAMPLE_RATE  # samples between level measurements
 MODEL_TIMEOUT = 60.0  # seconds after which a model call is given up
 LONGEST_LAG = 30.0  # seconds: sources hold less; a longer one is a wall clock that was set
+SPOKEN = 0.05  # score of the tagger's speech labels at which somebody may have spoken (docs/adr/0012-clips.md)
+SETTLE = SAMPLE_RATE  # samples after a stretch until all of it was tagged and an utterance in it has begun
 WARN_EVERY = 100  # the first and each hundredth failure of a model is logged
 
 
@@ -209,10 +211,13 @@ class Pipeline:
         inline: bool,
         clocked: bool = False,
         commands: RoomCommands | None = None,
+        remember: int = 0,
+        heard: Callable[[Pipeline], Awaitable[None]] | None = None,
     ) -> None:
         """`inline` recognises before the next chunk is read, so that two runs over a file give the same lines.
 
         `clocked`: the chunks tell when they were heard, so that what they waited on their way counts as latency.
+        `remember`: so many samples are to be there for `audio` at least; `heard` is awaited after each chunk.
         An exception of `emit` ends the stream.
         """
         self._source = source
@@ -225,14 +230,17 @@ class Pipeline:
         self._commands = commands
         self._inline = inline
         self._clocked = clocked
-        # What questions and pictures are about.
-        self.recent = Recent() if models.llm is not None else Recent(PICTURE)
+        self._after_chunk = heard
+        # What questions, pictures and clips are of.
+        self.recent = Recent(max(remember, PICTURE if models.llm is None else KEEP))
         self._activity = Activity(settings.activity)
         self._windows = Windows(settings.windows)
         self._speech = Speech(settings.speech)
         self._tracker = Tracker(settings.table, models.tagger.labels, settings.sounds)
         self._cadence = Cadence()
         self._evidence = Evidence(models.tagger.labels)
+        self._verdicts = Verdicts()
+        self._over = False  # the source has ended, and all of it was heard
         self._merger = Merger()
         self._sounds = self._llm_sounds()
         self._captions = self._llm_captions()
@@ -263,6 +271,25 @@ class Pipeline:
     def position(self) -> int:
         """Samples of the stream heard so far; the next chunk begins there unless audio is lost."""
         return self._position
+
+    def audio(self, start: int, end: int) -> Samples:
+        """What is still in memory of `start` to `end` (samples of the stream)."""
+        return self.recent.cut(start, end)
+
+    def speech_in(self, start: int, end: int) -> bool | None:
+        """Whether somebody spoke between `start` and `end` (samples) of the last 30 s; None: that is not known yet.
+
+        The tagger's faint word or the recogniser's text is enough. That an utterance was cut is not: the voice activity
+        detector takes most sounds for speech.
+        """
+        if self._evidence.speech_in(start, end) >= SPOKEN:
+            return True
+        verdict = self._verdicts.between(start, end)
+        if verdict or self._over:
+            return verdict
+        since = self._speech.since
+        heard = self._position >= end + SETTLE and (since is None or since >= end)
+        return verdict if heard else None
 
     def _llm_sounds(self) -> Sounds | None:
         models, settings = self._models, self._settings
@@ -347,6 +374,8 @@ class Pipeline:
         for utterance in utterances:
             await self._heard(utterance)
         self._measure(chunk, frames)
+        if self._after_chunk is not None:
+            await self._after_chunk(self)
 
     async def _tag(self, windows: Sequence[Window]) -> None:
         for window in windows:
@@ -414,6 +443,7 @@ class Pipeline:
         self.utterances.close()
         if recognising is not None:
             await recognising
+        self._over = True
 
     async def _heard(self, utterance: Utterance) -> None:
         """An utterance is complete: recognise it now (`inline`) or queue it, shedding the oldest."""
@@ -422,6 +452,7 @@ class Pipeline:
         addressed = None
         if self._commands is not None:
             addressed = self._commands.uttered(utterance, self._origin + seconds(utterance.start))
+        self._verdicts.cut(utterance)
         pending = _Pending(utterance, self._evidence.over(utterance), self._position, self._arrived, addressed)
         if self._inline:
             await self._recognise(pending)
@@ -434,6 +465,7 @@ class Pipeline:
 
     async def _recognise(self, pending: _Pending) -> None:
         event = await self._speech_event(pending)
+        self._verdicts.decided(pending.utterance, speech=True)  # or it was lost, and nobody knows
         if pending.addressed is None or self._commands is None:
             if event is not None:
                 self._emit(event)
@@ -461,6 +493,7 @@ class Pipeline:
             self._failed("the recogniser failed", error)
             return None
         if not transcript.text:
+            self._verdicts.decided(utterance, speech=pending.skipped > 0)  # the wake word was
             log.debug(
                 "%s: an utterance at %.1f s gave no text: %s",
                 self._name,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from assistant.events import SAMPLE_RATE, Cut, Tags, Utterance, Window
-from assistant.evidence import SCENE_LABELS, SPEECH_LABELS, Evidence, Witness
+from assistant.evidence import SCENE_LABELS, SPEECH_LABELS, Evidence, Verdicts, Witness
 from assistant.models.yamnet import LABELS, Yamnet
 
 NAMES = ("Speech", "Whispering", "Dog", "Inside, small room", "Music")
@@ -35,6 +35,30 @@ def test_best_scores_over_the_overlapping_windows() -> None:
     assert found.other_score == pytest.approx(0.2)
     assert found.snr_db == pytest.approx(25.0)
     assert found.speech_share == 0.8
+
+
+def test_speech_in_a_stretch() -> None:
+    evidence = Evidence(NAMES)
+    for at, scores in [(0.0, {"Speech": 0.9}), (5.0, {"Dog": 0.8, "Whispering": 0.2})]:
+        evidence.feed(tags(at, **scores))
+    assert evidence.speech_in(4 * SAMPLE_RATE, 8 * SAMPLE_RATE) == pytest.approx(0.2)
+    assert evidence.speech_in(2 * SAMPLE_RATE, 4 * SAMPLE_RATE) == 0.0
+
+
+def test_verdicts_over_a_stretch() -> None:
+    verdicts = Verdicts()
+    assert verdicts.between(0, SAMPLE_RATE) is False
+    first, second, third = utterance(1.0, 2.0), utterance(3.0, 4.0), utterance(5.0, 6.0)
+    for each in (first, second, third):
+        verdicts.cut(each)
+    assert verdicts.between(0, SAMPLE_RATE) is False
+    assert verdicts.between(0, 2 * SAMPLE_RATE) is None
+    verdicts.decided(first, speech=False)
+    verdicts.decided(first, speech=True)  # the first word counts
+    assert verdicts.between(0, 2 * SAMPLE_RATE) is False
+    verdicts.decided(third, speech=False)  # the second was shed: nobody knows, so it counts as speech
+    assert verdicts.between(0, 4 * SAMPLE_RATE) is True
+    assert verdicts.between(5 * SAMPLE_RATE, 6 * SAMPLE_RATE) is False
 
 
 def test_scenes_say_nothing_against_speech() -> None:

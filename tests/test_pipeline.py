@@ -271,6 +271,64 @@ async def test_utterances_that_the_recogniser_has_no_time_for_are_shed_and_count
     assert hearing.utterances.shed > 1.5 * hearing.utterances.drops
 
 
+class Mute(Slow):
+    """A recogniser that finds no words."""
+
+    def transcribe(self, samples: Samples, evidence: SpeechEvidence, **_: object) -> Transcript:
+        return Transcript("", None, None, rejected="nothing believable")
+
+
+async def speech_of(hearing: Pipeline, at: float) -> list[bool | None]:
+    """What is known after each second of whether somebody spoke around `at`; the last after the end."""
+    known: list[bool | None] = []
+    span = round((at - 0.5) * SAMPLE_RATE), round((at + 1.0) * SAMPLE_RATE)
+
+    async def look(pipeline: Pipeline) -> None:
+        if pipeline.position >= SAMPLE_RATE * (1 + len(known)):
+            known.append(pipeline.speech_in(*span))
+
+    hearing._after_chunk = look
+    await hearing.run()
+    return [*known, hearing.speech_in(*span)]
+
+
+async def test_whether_somebody_spoke_is_unknown_until_it_is_sure(models: Build) -> None:
+    buzz = room((4.0, spoken(1.5)), length=12.0)
+    tagger = models().tagger
+
+    class Deaf:
+        labels = tagger.labels
+
+        def tag(self, samples: Samples) -> NDArray[np.float32]:
+            return np.zeros(len(self.labels), np.float32)
+
+    text = await speech_of(pipe(Played(buzz), models(Slow(), Deaf()), [], inline=True), 4.0)
+    assert text[:4] == [None] * 4  # it is still to come, or being said
+    assert set(text[8:]) == {True}
+    none = await speech_of(pipe(Played(buzz), models(Mute(), Deaf()), [], inline=True), 4.0)
+    assert none[:4] == [None] * 4
+    assert set(none[8:]) == {False}
+    for lost in (Slow(error=RuntimeError("no words today")), None):
+        unsure = await speech_of(pipe(Played(buzz), models(lost, Deaf()), [], inline=True), 4.0)
+        assert set(unsure[8:]) == {True}  # nobody knows: that counts as speech
+
+
+async def test_the_tagger_alone_is_enough_to_say_that_somebody_spoke(models: Build) -> None:
+    labels = models().tagger.labels
+
+    class Faint:
+        def __init__(self) -> None:
+            self.labels = labels
+
+        def tag(self, samples: Samples) -> NDArray[np.float32]:
+            scores = np.zeros(len(labels), np.float32)
+            scores[labels.index("Conversation")] = 0.06
+            return scores
+
+    known = await speech_of(pipe(Played(room((4.0, spoken(1.5)), length=12.0)), models(Mute(), Faint()), []), 4.0)
+    assert known[-1] is True
+
+
 async def test_what_a_chunk_waited_on_its_way_is_latency(models: Build) -> None:
     for clocked, least, most in ((True, 2.0, 2.5), (False, 0.0, 0.5)):
         events: list[Event] = []

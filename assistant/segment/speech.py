@@ -88,6 +88,11 @@ class Speech:
         """Whether somebody speaks."""
         return self._phase
 
+    @property
+    def since(self) -> int | None:
+        """Where what is being said began (samples); None while nobody speaks."""
+        return None if self._phase is Phase.QUIET else self._start
+
     def feed(self, chunk: Chunk, frames: Sequence[Frame]) -> list[Utterance]:
         """The utterances that end in `frames`, which are what the gate made of the stream up to `chunk`."""
         utterances: list[Utterance] = []

