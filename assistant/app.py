@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -23,6 +24,8 @@ from assistant.arbitration import Arbiter
 from assistant.attention import Attention, Wake
 from assistant.audio.address import kind_of
 from assistant.choosing import Chooser
+from assistant.clip_folder import ClipFolder
+from assistant.clips import Clips
 from assistant.commanding import RoomCommands, Turns
 from assistant.config import shipped
 from assistant.ears import Ear
@@ -32,10 +35,12 @@ from assistant.events import (
     SAMPLE_RATE,
     Action,
     Ask,
+    ClipSettled,
     Command,
     Event,
     Fact,
     HealthMeasured,
+    KeepClip,
     LevelMeasured,
     ListeningChanged,
     Log,
@@ -56,6 +61,7 @@ from assistant.events import (
     Webhook,
     frozen,
     iso,
+    seconds,
     without_words,
 )
 from assistant.grammar import language_of
@@ -95,6 +101,7 @@ TICK = 1.0  # seconds between two looks of the rules at the clock
 BACKOFF = (1.0, 60.0)  # seconds: first and longest wait before a broken part is tried again
 CONNECT_WITHIN = 5.0  # seconds that a recording waits for the outputs
 DRAIN = 10.0  # seconds for what was heard before the signal
+LAST_CLIPS = 2.0  # seconds to write what was heard last
 LEAST_DRAIN = 1.0  # of which so many for the outputs, however long the recogniser took
 DRAWINGS = 4  # pictures at once; an alert that lasts is drawn again when it ends
 TEST = "test"  # event type of an alert that nobody heard
@@ -150,11 +157,12 @@ class Daemon:
         switches: Switches | None = None,
         voices: Voices | None = None,
         history: History | None = None,
+        clips: ClipFolder | None = None,
     ) -> None:
         """`speed` is that of files: 1 in real time, 0 as fast as possible. Nothing is opened before `run`.
 
         Without `switches` everything listens and nothing can be switched; without `voices` nothing is said aloud;
-        without `history` nothing is remembered.
+        without `history` nothing is remembered, without `clips` no audio is kept.
         """
         self._hearing = hearing
         self._models = models
@@ -170,6 +178,7 @@ class Daemon:
         self._switches = switches
         self._history = history
         self._alerts = frozenset(name for name, group in hearing.table.groups.items() if group.alert) | {TEST}
+        self._clips = self._clips_in(clips, config) if clips is not None else None
         self._voices = voices
         self._speakers = {room.id: speaker for room in rooms if (speaker := speaker_of(room)) is not None}
         self._speaking = (
@@ -215,6 +224,7 @@ class Daemon:
                     *((("say", self._speaking.run),) if self._speaking is not None else ()),
                     *((("webhook", self._webhooks.run),) if self._webhooks is not None else ()),
                     *((("wyoming", self._wyoming.run),) if self._wyoming is not None else ()),
+                    *((("clips", self._clips.run),) if self._clips is not None else ()),
                     ("rules", self._tick),
                     ("health", self._report),
                 )
@@ -232,6 +242,8 @@ class Daemon:
             if self._drawing:
                 await asyncio.wait(self._drawing, timeout=LEAST_DRAIN)
             await self._last_answers(until - LEAST_DRAIN - time.monotonic())
+            if self._clips is not None:
+                await self._clips.stop(LAST_CLIPS)
             left = max(LEAST_DRAIN, until - time.monotonic())
             closing: list[tuple[str, Output | Speaking | Webhooks]] = [*self._outputs.items()]
             if self._speaking is not None:
@@ -386,6 +398,8 @@ class Daemon:
             inline=not ear.live and self._speed == 0,
             clocked=ear.live or (ear.room.recorded and self._speed == 1.0),
             commands=ear.commands,
+            remember=self._clips.memory if self._clips is not None else 0,
+            heard=None if self._clips is None else partial(self._clips.advance, ear.room.id, patient=not ear.live),
         )
         if self._switches is not None:
             ear.pipeline.be_sensitive(self._switches.sensitivity(ear.room.id))
@@ -400,6 +414,8 @@ class Daemon:
         finally:
             if ear.commands is not None:
                 ear.commands.close()
+            if self._clips is not None:
+                self._clips.left(ear.room.id, ear.pipeline)
 
     def _commands(self, ear: Ear, source: Source) -> RoomCommands | None:
         """What makes commands of what is said there; None where nothing is recognised."""
@@ -491,13 +507,43 @@ class Daemon:
         """
         self._meter.event(event.latency, speech=event.kind == "speech")
         log.info("%s", readable(without_words(event)).strip())
+        event = self._with_clip(event)
         try:
             self._act(self._rules.feed(event, time.time()))
         except Exception:
             log.exception("the rules failed on %s %s in %s", event.event_type, event.state, event.room)
+        if self._clips is not None:
+            event = self._clips.marked(event)  # a rule may keep it
         self._tell(event if self._transcripts else without_words(event))
         if event.event_type in self._alerts:
             self._draw(event.room)
+
+    def _clips_in(self, folder: ClipFolder, config: Config) -> Clips:
+        """Who keeps clips in `folder`, and is heard of when one is there or cannot be."""
+        from assistant.spectrogram import spectrogram  # noqa: PLC0415 (only where pictures are made)
+
+        return Clips(
+            config.clips,
+            folder,
+            self._alerts,
+            settled=self._tell_soon,
+            trouble=lambda: self._tell(HealthMeasured(self.health())),
+            draw=partial(spectrogram, longest=config.clips.longest),
+        )
+
+    def _tell_soon(self, item: Fact) -> None:
+        """Tell what follows from an event that is only being told."""
+        asyncio.get_running_loop().call_soon(self._tell, item)
+
+    def _with_clip(self, event: Event) -> Event:
+        """The event with the name of the clip that is kept of it."""
+        if self._clips is None:
+            return event
+        try:
+            return self._clips.raised(event, self._pipeline_of(event.room))
+        except Exception:
+            log.exception("the clips failed on %s %s in %s", event.event_type, event.state, event.room)
+            return event
 
     def command(self, command: Command) -> None:
         """Do what somebody asks for over MQTT."""
@@ -543,6 +589,7 @@ class Daemon:
             label="Test",
             score=None,
             start=now,
+            offset=0.0 if ear.pipeline is None else round(seconds(ear.pipeline.position), 3),
             model=TEST,
         )
         self._emit(started)
@@ -596,6 +643,8 @@ class Daemon:
                 log.exception("the rules failed on %s %s", item.room, item.presence)
         if isinstance(item, Event) and self._history is not None:
             self._history.record(item)
+        if isinstance(item, ClipSettled) and item.clip is None and self._history is not None:
+            self._history.without_clip(item.id)
         for name, output in self._outputs.items():
             try:
                 output.offer(item)
@@ -616,6 +665,12 @@ class Daemon:
                     self._say(action)
                 case Webhook() if self._webhooks is not None:
                     self._webhooks.offer(action)
+                case KeepClip():
+                    self._act(self._rules.kept(action, self._keep_clip(action.event)), clip)
+
+    def _keep_clip(self, event: Event) -> str | None:
+        """Keep the clip of an event for a rule. Its name; None when there is none."""
+        return None if self._clips is None else self._clips.keep(event, self._pipeline_of(event.room))
 
     def _ask(self, ask: Ask, clip: Samples | None) -> None:
         """Have a rule's question answered in the background; its other actions follow."""
@@ -648,10 +703,13 @@ class Daemon:
 
     def _heard_in(self, room: str, span: Callable[[int], tuple[int, int]]) -> Samples:
         """What was heard in a room: `span` says of the position there which samples."""
-        pipeline = next((ear.pipeline for ear in self._ears if ear.room.id == room), None)
+        pipeline = self._pipeline_of(room)
         if pipeline is None:
             return frozen(np.zeros(0, np.float32))
-        return pipeline.recent.cut(*span(pipeline.position))
+        return pipeline.audio(*span(pipeline.position))
+
+    def _pipeline_of(self, room: str) -> Pipeline | None:
+        return next((ear.pipeline for ear in self._ears if ear.room.id == room), None)
 
     async def _tick(self) -> None:
         """Give the rules the time: sounds that last, sounds that stay away."""
@@ -713,8 +771,14 @@ class Daemon:
             figures |= {f"llm_{key}": value for key, value in self._models.llm.figures().items()}
             figures["rules_unanswered"] = self._rules.unanswered.total()
             figures["rules_doubted"] = self._rules.doubted.total()
-        parts = (("say", self._speaking), ("wyoming", self._wyoming), ("history", self._history))
-        for name, part in (*self._outputs.items(), *parts, ("webhook", self._webhooks)):
+        parts = {
+            "say": self._speaking,
+            "webhook": self._webhooks,
+            "wyoming": self._wyoming,
+            "history": self._history,
+            "clips": self._clips,
+        }
+        for name, part in (*self._outputs.items(), *parts.items()):
             if part is not None:
                 figures |= {f"{name}_{key}": value for key, value in part.health().items()}
         return figures
@@ -824,10 +888,20 @@ async def daemon(
             switches=switches,
             voices=voices,
             history=history,
+            clips=clips_of(config, folder),
         )
         if config.metrics.enabled:
             stack.enter_context(served(config.metrics, built.snapshot, __version__))
         yield built
+
+
+def clips_of(config: Config, state: Path) -> ClipFolder | None:
+    """Where clips are kept; None while they are switched off. Nothing is made or read yet."""
+    clips = config.clips
+    if not clips.enabled:
+        return None
+    folder = clips.dir or state / "clips"
+    return ClipFolder(folder, days=clips.days, megabytes=clips.megabytes, at_least=clips.at_least, free=clips.free)
 
 
 def _first_language(config: Config) -> str:

@@ -57,15 +57,15 @@ class _Kept:
 class ClipFolder:
     """The clips of one daemon. Nothing is read or made before `open`."""
 
-    def __init__(self, path: Path, *, days: float, size: float, at_least: int, free: float) -> None:
-        """Clips go when they are older than `days` or when all need more than `size` MB, but the last `at_least` stay.
+    def __init__(self, path: Path, *, days: float, megabytes: float, at_least: int, free: float) -> None:
+        """Clips go when older than `days`, or when all need more than `megabytes`, but the last `at_least` stay.
 
         None is written that would leave less than `free` MB of the disk.
         """
         self.path = path
         self.bytes = 0
         self.deleted = 0
-        self._days, self._size, self._at_least = days, size * MEGABYTE, at_least
+        self._days, self._size, self._at_least = days, megabytes * MEGABYTE, at_least
         self._free = free * MEGABYTE
         self._full = False
         self._undeletable = 0

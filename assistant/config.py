@@ -27,6 +27,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, Valida
 from assistant.attention import Wake, WakeSettings
 from assistant.audio.address import kind_of
 from assistant.bounded_yaml import BoundedLoader
+from assistant.clips import ClipSettings
 from assistant.errors import AssistantError, ConfigurationError
 from assistant.history import HistorySettings
 from assistant.intents import DeviceSettings
@@ -54,7 +55,7 @@ DEPTH_LIMIT = 20
 RESERVED_ROOMS = ("status", "alert", "health", "listening", "ask", "say", "reply")  # topics beside the rooms
 PROFILES = ("embedded", "qwen", "hybrid")
 LATER_PROFILES = {"remote": "an OpenAI-compatible audio server"}
-LATER_KEYS = ("clips", "web", "serve")
+LATER_KEYS = ("web", "serve")
 SECRET_KEY = re.compile(r"password|secret|token|webhook$", re.IGNORECASE)  # the path of a webhook often is one
 CREDENTIALS = re.compile(r"(?<=://)\S*@")  # a password may hold a / by mistake
 VARIABLE = re.compile(r"\$(?:(\$)(?=\{)|\{([^}]*)\})")
@@ -161,6 +162,14 @@ class ModelSettings(StoreSettings):
     audio_llm: Annotated[AudioLLMSettings, BeforeValidator(_empty)] = AudioLLMSettings()
 
 
+class Clips(ClipSettings):
+    """Which sounds are kept on disk, and for how long."""
+
+    dir: Annotated[Path, AfterValidator(_at_home)] | None = Field(
+        default=None, description="instead of kikimimi/clips in the XDG state folder"
+    )
+
+
 class PrivacySettings(Settings):
     """What leaves the daemon."""
 
@@ -187,6 +196,7 @@ class Config(Settings):
     devices: tuple[DeviceSettings, ...] = ()
     say: SaySettings = SaySettings()
     wyoming: WyomingSettings = WyomingSettings()
+    clips: Clips = Clips()
     privacy: PrivacySettings = PrivacySettings()
     history: HistorySettings = HistorySettings()
     metrics: MetricsSettings = MetricsSettings()

@@ -216,7 +216,7 @@ class Event:
     model: str = ""  # who heard it, joined by +: "yamnet+t3", "qwen-audio-chat+yamnet", "qwen-audio-chat" alone
     latency: float = 0.0  # seconds from the last sample used until it was handed to outputs
     late: bool = False
-    clip: str | None = None
+    clip: str | None = None  # where its recording is or will be, below the folder of the clips
     witnessed: bool = True  # a tagger, cadence or recogniser heard it too; False: only an audio language model says so
 
     def to_json(self) -> dict[str, Any]:
@@ -317,6 +317,16 @@ class Pictured:
 
 
 @dataclass(frozen=True, slots=True)
+class ClipSettled:
+    """The clip that an event was to have is on disk, or there is none."""
+
+    room: str
+    id: str  # of the event
+    clip: str | None  # as in the event
+    reason: str | None = None  # why there is none
+
+
+@dataclass(frozen=True, slots=True)
 class IntentRecognised:
     """A command was understood: the speech event that it was said in, with its intent."""
 
@@ -380,7 +390,17 @@ class Webhook:
     rule: str = ""
 
 
-Action = Publish | Log | Ask | Say | Webhook
+@dataclass(frozen=True, slots=True)
+class KeepClip:
+    """A rule asks to keep the clip of an event; its other actions follow from `Rules.kept`."""
+
+    rule: str
+    event: Event
+    step: int = 0  # which of the rule's actions this is
+    values: Mapping[str, Any] = field(default_factory=dict)  # what the templates of the actions that follow see
+
+
+Action = Publish | Log | Ask | Say | KeepClip | Webhook
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,5 +436,6 @@ Fact = (
     | ListeningChanged
     | SensitivityChanged
     | Pictured
+    | ClipSettled
     | IntentRecognised
 )

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from urllib.parse import urlsplit
 
 from assistant import secret_files
+from assistant.clips import KEPT_WORDS
 from assistant.config import Config, check_profile, shipped
 from assistant.errors import AssistantError
 from assistant.events import Event, State, Word
@@ -57,9 +58,10 @@ def explain(config: Config) -> Report:
     lines = [f"Configuration: {config.file or 'none, everything has its default'}", *_profile(config), *_rooms(config)]
     own = "" if config.broker.private else f", for others too at {config.broker.host}:{config.broker.port}"
     lines.append(f"Broker: {config.mqtt.address if config.mqtt.host else f'none given, the embedded one{own}'}")
+    lines += _clips(config)
     lines.append(f"Rules: {len(config.rules) or 'none'}")
     lines += [f"  {name}: {describe(rule)}" for name, rule in zip(names_of(config.rules), config.rules, strict=True)]
-    found = list(_house(config))
+    found = [*_house(config), *_kept(config, table)]
     for index, (name, rule) in enumerate(zip(names_of(config.rules), config.rules, strict=True)):
         called = f'rule "{name}"' if rule.name else name
         for key, problem, alone in _never(rule.when, config, table):
@@ -92,6 +94,15 @@ def _rooms(config: Config) -> Iterator[str]:
         languages = f", languages {', '.join(room.languages)}" if room.languages else ""
         source = "the default microphone" if room.source == "default" else room.shown_source
         yield f"  {identity}{name}: hears {source}{area}{languages}"
+
+
+def _clips(config: Config) -> Iterator[str]:
+    clips = config.clips
+    if clips.enabled:
+        kept = f"{', '.join(clips.keep)} and what rules keep" if clips.keep else "what rules keep"
+        unspoken = ", none with speech" if clips.drop_speech else ""
+        where = clips.dir or "kikimimi/clips in the state folder"
+        yield f"Clips: {kept}{unspoken}; in {where}, for {clips.days:g} days, at most {clips.megabytes:g} MB"
 
 
 def describe(rule: Rule) -> str:
@@ -148,13 +159,15 @@ def _how(when: When, verb: str, passive: str) -> str:
     return verb
 
 
-def _deed(action: Do) -> str:
+def _deed(action: Do) -> str:  # noqa: PLR0911 - one a kind of action
     if action.question is not None:
         patience = f"(answers.{action.question.name}, at most {span_of(action.question.within)})"
         if action.ask is None:
             return f"describe what is heard {patience}"
         choices = f" for {_either([_shown(choice) for choice in action.ask.choices])}" if action.ask.choices else ""
         return f"ask {_shown(action.ask.prompt)}{choices} {patience}"
+    if action.keep_clip:
+        return "keep the clip"
     if action.say is not None:
         where = "in all rooms" if action.say.room == ALL else f"in {action.say.room or 'the same room'}"
         return f"say {_shown(action.say.text)} {where}"
@@ -194,6 +207,13 @@ def _shown(text: str) -> str:
 
 Found = Iterator[tuple[tuple[str | int, ...], str]]  # place below the rule, problem
 Never = Iterator[tuple[tuple[str, ...], str, bool]]  # place below its `when`, problem, whether nothing else is left
+
+
+def _kept(config: Config, table: SoundTable) -> Iterator[str]:
+    """Warnings about clips that are never kept."""
+    for name in config.clips.keep:
+        if name not in KEPT_WORDS and (problem := _unknown_sound(name, table)):
+            yield f"{config.place('clips', 'keep')}clips.keep: {problem}"
 
 
 def _house(config: Config) -> Iterator[str]:
@@ -347,6 +367,10 @@ def _actions(name: str, rule: Rule, config: Config) -> Found:
         if action.say is not None and action.say.room not in {None, ALL, *(config.rooms or ("home",))}:
             there = _either([*(config.rooms or ("home",)), ALL])
             yield ("do", index, "say", "room"), f'there is no room "{action.say.room}"; there is {there}'
+        if action.keep_clip and not config.clips.enabled:
+            yield ("do", index, "keep_clip"), "keeps no clip while clips.enabled is false; set it to true"
+        elif action.keep_clip and config.clips.drop_speech and rule.when.is_speech:
+            yield ("do", index, "keep_clip"), "keeps no clip of speech while clips.drop_speech is true"
         if action.publish:
             yield from _topics(action.publish, index, rule.when, rooms, config)
 

@@ -172,6 +172,15 @@ class History:
         if not self._ask(_Change(change, told)):
             self._lost_event()
 
+    def without_clip(self, identity: str) -> None:
+        """The clip that an event named came to nothing: remember the event without it."""
+
+        def change(connection: Connection) -> None:
+            _forget_clip(connection, identity)
+
+        if not self._ask(_Change(change, None)):
+            log.debug("history: event %s still names a clip that is not there", identity)
+
     def _lost_event(self) -> None:
         self.lost += 1
         if self.lost % 100 == 1:
@@ -714,6 +723,16 @@ def _write_event(connection: Connection, event: Event, values: dict[str, Any]) -
             body=_json(values),
         )
     )
+
+
+def _forget_clip(connection: Connection, identity: str) -> None:
+    from sqlalchemy import select, update  # noqa: PLC0415
+
+    table = _tables().events
+    known = connection.execute(select(table.c.body).where(table.c.id == identity)).scalar_one_or_none()
+    if known is not None:
+        body = _json({**json.loads(known), "clip": None})
+        connection.execute(update(table).where(table.c.id == identity).values(body=body))
 
 
 def _json(values: dict[str, Any]) -> str:

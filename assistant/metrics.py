@@ -29,7 +29,8 @@ uptime_s events model_errors source_errors dropped_s_total shed_sounds_s shed_sp
 commands_understood commands_not_understood commands_chosen_by_model rules_unanswered rules_doubted
 mqtt_reconnects mqtt_drops mqtt_unkept mqtt_expired mqtt_refused mqtt_questions mqtt_questions_failed
 mqtt_questions_refused mqtt_commands mqtt_commands_refused mqtt_commands_repeated
-history_events history_lost history_shed say_said say_failed say_dropped
+history_events history_lost history_shed
+clips_kept clips_spoken clips_refused clips_dropped clips_failed clips_deleted say_said say_failed say_dropped
 llm_jobs llm_shed llm_shed_sound llm_shed_speech llm_shed_question llm_late
 llm_out_of_memory llm_cancelled llm_errors llm_batches
 """

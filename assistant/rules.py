@@ -33,7 +33,20 @@ from pydantic import (
 )
 
 from assistant.errors import AssistantError, ConfigurationError
-from assistant.events import Action, Ask, Event, Log, Presence, Publish, RoomChanged, Say, State, Webhook, without_words
+from assistant.events import (
+    Action,
+    Ask,
+    Event,
+    KeepClip,
+    Log,
+    Presence,
+    Publish,
+    RoomChanged,
+    Say,
+    State,
+    Webhook,
+    without_words,
+)
 from assistant.settings import Settings
 from assistant.templates import Template
 
@@ -49,7 +62,7 @@ ANSWER_LIMIT = 1_000  # characters of an answer that templates see
 DESCRIBE_TOKENS = 64  # longest description
 CHOICE_LIMIT = 100  # characters of a choice
 BODY_LIMIT = 65_536  # characters of a webhook's body
-ACTIONS = ("publish", "log", "say", "webhook", "ask", "describe")
+ACTIONS = ("publish", "log", "say", "webhook", "keep_clip", "ask", "describe")
 
 PRIVATE_FIELDS = ("text", "words", "caption")  # None in templates unless `privacy.transcripts` is on
 TOPIC_FIELDS = frozenset({"room", "event_type", "kind", "state", "language"})  # never what somebody said
@@ -295,6 +308,12 @@ def _empty(value: object) -> object:
     return {} if value is None else value
 
 
+def _yes(value: object) -> object:
+    if value is not None and value is not True:
+        raise ValueError("takes nothing; write keep_clip: true")
+    return value
+
+
 AnswerName = Annotated[str, AfterValidator(_answer_name)]
 Choices = Annotated[tuple[str, ...], Field(min_length=2, max_length=50), AfterValidator(_choices)]
 Patience = Annotated[Seconds, Field(le=600)]
@@ -473,6 +492,9 @@ class Do(Settings):
     log: TextTemplate | None = None
     say: Annotated[SayAction, BeforeValidator(_text_only), _TEXT_OR_SAY] | None = None
     webhook: WebhookAction | None = None
+    keep_clip: Annotated[Literal[True] | None, BeforeValidator(_yes)] = Field(
+        default=None, description="true: keep the clip of the event, whatever clips.keep says"
+    )
     ask: AskAction | None = None
     describe: Annotated[DescribeAction, BeforeValidator(_empty)] | None = None
 
@@ -494,11 +516,12 @@ class Do(Settings):
                 raise ValueError(f'there is no action "{kind}" in this version; there are {kinds}')
         if len(value) != 1:
             raise ValueError(f"each action is an item of its own with exactly one of {kinds}")
-        return {"describe": {}} if value == {"describe": None} else value
+        whole: dict[str, Any] = {"describe": {}, "keep_clip": True}
+        return {kind: whole[kind] if kind in whole and given is None else given for kind, given in value.items()}
 
     @model_validator(mode="after")
     def _filled(self) -> Do:
-        if not any(getattr(self, kind) is not None for kind in ACTIONS):
+        if all(getattr(self, kind) is None for kind in ACTIONS):
             raise ValueError("the action is empty")
         return self
 
@@ -536,6 +559,8 @@ class Rule(Settings):
         """An answer has one name, is used after it was asked for, and is about something that was heard."""
         known: list[str] = []
         for number, action in enumerate(self.do, 1):
+            if action.keep_clip and self.when.absent is not None:
+                raise ValueError("absent hears nothing that could be kept; remove keep_clip")
             for name in _answers_used(action):
                 if name not in known:
                     only = f"; there are {', '.join(known)}" if known else ""
@@ -876,6 +901,11 @@ class Rules:
             self.unanswered[ask.rule] += 1
         return self._perform(ask.rule, ask.step + 1, ask.event, _with_answer(ask.values, ask.name, answer))
 
+    def kept(self, keep: KeepClip, clip: str | None) -> list[Action]:
+        """The rule's actions after `keep_clip`, which see the name of the clip; None: there will be none."""
+        values = {**keep.values, "clip": clip, "event": {**keep.values["event"], "clip": clip}}
+        return self._perform(keep.rule, keep.step + 1, keep.event, values)
+
     def _doubt(self, watch: _Watch, event: Event, text: str | None, now: float) -> None:
         if not watch.waits_for(event, text, now):
             return
@@ -928,11 +958,14 @@ class Rules:
         return actions
 
     def _perform(self, name: str, first: int, event: Event | None, values: Mapping[str, Any]) -> list[Action]:
-        """The rule's actions from `first` on, up to and with the first question; the rest wait for its answer."""
+        """The rule's actions from `first` on, up to and with the first question or clip; the rest wait for it."""
         actions: list[Action] = []
         for step, action in enumerate(self._rules[name].do[first:], first):
             templates = self._templates[name][step]
-            if action.question is None:
+            if action.keep_clip:
+                if event is not None:
+                    return [*actions, KeepClip(name, event, step, values)]
+            elif action.question is None:
                 request = (
                     self._request(name, action, templates, values)
                     if action.webhook is None

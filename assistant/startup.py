@@ -283,6 +283,7 @@ def home_of(config: Config, rooms: Sequence[Room], table: SoundTable, switches: 
         ),
         transcripts=config.privacy.transcripts,
         listening=switches.own(None),
+        clips=config.clips.enabled,
     )
 
 

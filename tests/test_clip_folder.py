@@ -19,7 +19,7 @@ DAY = 86_400.0
 
 
 def folder_in(path: Path, **limits: float) -> ClipFolder:
-    wanted = {"days": 30.0, "size": 1_000.0, "at_least": 0, "free": 0.0, **limits}
+    wanted = {"days": 30.0, "megabytes": 1_000.0, "at_least": 0, "free": 0.0, **limits}
     folder = ClipFolder(path, **wanted)  # type: ignore[arg-type]
     folder.open()
     return folder
@@ -69,7 +69,7 @@ def test_what_is_too_old_goes_at_the_start_and_its_day_with_it(tmp_path: Path) -
 
 
 def test_the_oldest_make_room_but_never_the_last(tmp_path: Path) -> None:
-    folder = folder_in(tmp_path, size=5 / 1000, at_least=2)  # 5 kB
+    folder = folder_in(tmp_path, megabytes=5 / 1000, at_least=2)  # 5 kB
     clips = [name(age) for age in (400.0, 300.0, 200.0, 100.0)]
     for clip in clips[:3]:
         folder.write(clip, b"x" * 1_500, b"x" * 500)
@@ -113,7 +113,7 @@ def test_nothing_else_is_touched(tmp_path: Path) -> None:
     (path / "holiday" / file).write_bytes(b"mine")
     (path / "2020-02-02").mkdir()
     (path / "2020-02-02" / file).mkdir()  # a folder named like a clip
-    folder = folder_in(path, days=0.001, size=0.001)
+    folder = folder_in(path, days=0.001, megabytes=0.001)
     folder.write(name(), b"x" * 5_000)
     assert all((path / other).read_bytes() == b"mine" for other in others)
     assert (path / "holiday" / file).read_bytes() == b"mine"
@@ -150,7 +150,7 @@ import sys
 from pathlib import Path
 from ulid import ULID
 from assistant.clip_folder import ClipFolder, name_of
-folder = ClipFolder(Path(sys.argv[1]), days=30, size=10_000, at_least=0, free=0)
+folder = ClipFolder(Path(sys.argv[1]), days=30, megabytes=10_000, at_least=0, free=0)
 folder.open()
 print("ready", flush=True)
 while True:
@@ -210,7 +210,7 @@ def test_a_folder_that_cannot_be_made_is_an_error_of_the_system(tmp_path: Path) 
 
 
 def test_a_clip_that_somebody_else_deleted_does_no_harm(tmp_path: Path) -> None:
-    folder = folder_in(tmp_path, size=1 / 1000)
+    folder = folder_in(tmp_path, megabytes=1 / 1000)
     folder.write(first := name(100.0), b"x" * 900)
     shutil.rmtree((tmp_path / first).parent)
     folder.write(second := name(), b"x" * 900)

@@ -62,6 +62,12 @@ def test_reads_a_house() -> None:
     assert config.place("nowhere") == "config.yaml:2: "
 
 
+def test_clips_are_off_and_then_of_alerts() -> None:
+    clips = parse("clips:", FILE).clips
+    assert (clips.enabled, clips.keep, clips.drop_speech) == (False, ("alerts",), False)
+    assert parse("clips: {dir: ~/clips}", FILE).clips.dir == Path.home() / "clips"
+
+
 def test_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOUSE", "home")
     monkeypatch.setenv("PORT", "1884")
@@ -103,6 +109,14 @@ def test_secrets_stay_out_of_repr_and_messages(monkeypatch: pytest.MonkeyPatch) 
         ("homeasistant: {}", 'config.yaml:1: homeasistant: unknown key; did you mean "homeassistant"?'),
         ("homeasistant:", 'config.yaml:1: homeasistant: unknown key; did you mean "homeassistant"?'),
         ("web: {}", "config.yaml:1: web: is not there in this version; remove it"),
+        ("clips: {keeep: []}", 'config.yaml:1: clips.keeep: unknown key; did you mean "keep"?'),
+        ("clips: {keep: [speech], drop_speech: true}", "config.yaml:1: clips: keep has speech, of which drop_speech keeps"),
+        ("clips: {dir: ~nobody-here/x}", "config.yaml:1: clips.dir: ~nobody-here/x: there is no such home directory"),
+        ("rules:\n- when: {sound: a}\n  do:\n  - keep_clip: 5", "config.yaml:4: rules[1].do[1].keep_clip: takes nothing; write"),
+        (
+            "rules:\n- when: {sound: a, absent: 5}\n  do: {keep_clip: true}",
+            "config.yaml:2: rules[1]: absent hears nothing that could be kept; remove keep_clip",
+        ),
         ("privacy: {xyz: 1}", "config.yaml:1: privacy.xyz: unknown key; there are transcripts"),
         ("rooms: {a: {sorce: x}}", 'config.yaml:1: rooms.a.sorce: unknown key; did you mean "source"?'),
         ("sounds: {activity: {open: 1}}", 'config.yaml:1: sounds.activity.open: unknown key; did you mean "open_db"?'),

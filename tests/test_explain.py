@@ -43,6 +43,7 @@ def warned(rule: str, house: str = HOUSE) -> list[str]:
             'When cat starts, even if only the audio language model hears it, ask "Hungry?" for "yes" or "no" (answers.h, at '
             "most 20 s), then describe what is heard (answers.caption, at most 90 s).",
         ),
+        ("when: {sound: cat}, do: [{keep_clip: }, {log: x}]", 'When cat starts, keep the clip, then log "x".'),
         ("when: {regex: a.b}, do: [{log: x}, {log: y}]", 'When something like /a.b/ is said, log "x", then log "y".'),
     ],
 )  # fmt: skip
@@ -209,3 +210,28 @@ def test_the_example_has_no_warnings() -> None:
 )
 def test_spans(seconds: float, text: str) -> None:
     assert span_of(seconds) == text
+
+
+# --- clips ------------------------------------------------------------------------------------------------------------
+
+KEEPING = "rules: [{when: {sound: cat}, do: {keep_clip: true}}, {when: {speech: any}, do: {keep_clip: true}}]\n"
+
+
+def test_a_clip_that_is_never_kept_is_warned_of() -> None:
+    first, second = explain(parse(KEEPING, Path("c.yaml"))).warnings
+    assert first == "c.yaml:1: rule 1: keeps no clip while clips.enabled is false; set it to true"
+    assert "rule 2" in second
+    assert explain(parse(KEEPING + "clips: {enabled: true}", Path("c.yaml"))).warnings == ()
+    (only,) = explain(parse(KEEPING + "clips: {enabled: true, drop_speech: true}", Path("c.yaml"))).warnings
+    assert only == "c.yaml:1: rule 2: keeps no clip of speech while clips.drop_speech is true"
+
+
+def test_what_is_kept_is_explained_and_checked() -> None:
+    report = explain(parse("clips: {enabled: true, drop_speech: true, keep: [alerts, dog_brk, any]}", Path("c.yaml")))
+    assert report.warnings == ("c.yaml:1: clips.keep: there is no event type dog_brk; did you mean dog_bark?",)
+    (line,) = [line for line in report.lines if line.startswith("Clips:")]
+    assert line == (
+        "Clips: alerts, dog_brk, any and what rules keep, none with speech; in kikimimi/clips in the state folder, "
+        "for 30 days, at most 1000 MB"
+    )
+    assert not any(line.startswith("Clips") for line in explain(Config()).lines)

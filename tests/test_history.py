@@ -154,6 +154,19 @@ async def test_what_is_remembered_is_the_event_as_it_was_told(settings: HistoryS
     assert found == json.loads(json.dumps(event.to_json()))
 
 
+async def test_a_clip_that_came_to_nothing_is_not_named(settings: HistorySettings, start: Start, tmp_path: Path):
+    history = await start(settings)
+    for identity in ("A", "B"):
+        history.record(sound(identity, clip=f"2026-09-21/{identity}.flac"))
+    history.without_clip("A")
+    history.without_clip("nobody")
+    await history.close()
+    assert {body["id"]: body["clip"] for body in read(settings, tmp_path, Wanted())} == {
+        "A": None,
+        "B": "2026-09-21/B.flac",
+    }
+
+
 async def test_events_are_found_by_time_room_type_and_text(settings: HistorySettings, start: Start, tmp_path: Path):
     store = await start(settings)
     store.record(sound("A", start="2026-09-21T10:00:00+00:00"))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from assistant.events import Ask, Event, Intent, Log, Presence, Publish, RoomChanged, State, Word
+from assistant.events import Ask, Event, Intent, KeepClip, Log, Presence, Publish, RoomChanged, State, Word
 from assistant.rules import ANSWER_LIMIT, Hours, Rule, Rules, Span, clean, duration, fold, says, topic_problem
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC).timestamp()  # a Monday
@@ -157,10 +157,13 @@ def test_takes_usual_regular_expressions(pattern: str) -> None:
     ("do", "reason"),
     [
         ([], "at least 1"),
-        ([{"email": "hi"}], 'no action "email" in this version; there are publish, log, say, webhook, ask, describe'),
+        (
+            [{"email": "hi"}],
+            'no action "email" in this version; there are publish, log, say, webhook, keep_clip, ask, describe',
+        ),
         (
             [{"log": "x", "publish": {"topic": "a", "payload": "b"}}],
-            "exactly one of publish, log, say, webhook, ask, describe",
+            "exactly one of publish, log, say, webhook, keep_clip, ask, describe",
         ),
         (["log"], "an action is one of"),
         ([{"log": None}], "empty"),
@@ -696,3 +699,36 @@ def test_following_many_sounds_is_bounded() -> None:
     for number in range(1_200):
         rules.feed(sound(key=str(number)), NOON)
     assert len(rules.tick(NOON + HOUR)) == 1_000
+
+
+# --- keeping clips ----------------------------------------------------------------------------------------------------
+
+
+def test_what_follows_a_clip_waits_for_its_name() -> None:
+    bark = sound()
+    keeping = house(
+        rule({"sound": "any"}, do=[{"log": "{{ clip }}"}, {"keep_clip": None}, {"log": "{{ event.clip }}"}])
+    )
+    first, keep = keeping.feed(bark, NOON)
+    assert logged([first]) == [""]
+    assert isinstance(keep, KeepClip)
+    assert keep.event is bark
+    assert logged(keeping.kept(keep, "a.flac")) == ["a.flac"]
+    assert logged(keeping.kept(keep, None)) == [""]
+
+
+def test_clip_is_a_field_of_the_actions_after_it_and_it_may_come_last() -> None:
+    keeping = house(rule({"sound": "any"}, do=[{"keep_clip": True}, {"log": "{{ clip }}"}, {"keep_clip": True}]))
+    (keep,) = keeping.feed(sound(), NOON)
+    line, again = keeping.kept(keep, "a.flac")
+    assert logged([line]) == ["a.flac"]
+    assert keeping.kept(again, "a.flac") == []
+
+
+def test_a_clip_after_a_question_is_kept_all_the_same() -> None:
+    asking = house(rule({"sound": "any"}, do=[{"describe": {}}, {"keep_clip": True}, {"log": "{{ answers.caption }}"}]))
+    (ask,) = asking.feed(sound(), NOON)
+    assert isinstance(ask, Ask)
+    (keep,) = asking.answered(ask, "A dog")
+    assert isinstance(keep, KeepClip)
+    assert logged(asking.kept(keep, "a.flac")) == ["A dog"]

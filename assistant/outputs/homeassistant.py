@@ -140,9 +140,26 @@ def hub_payload(home: Home, base: str) -> dict[str, Any]:
             "qos": 1,
             **online,
         },
+        "clips": {**_clips(unique, base), **online} if home.clips else {"platform": "binary_sensor"},
         **{key: {**sensor, **online} for key, sensor in _health_sensors(unique, base).items()},
     }
     return {"device": device, "origin": _origin(home), "components": components}
+
+
+def _clips(unique: str, base: str) -> dict[str, Any]:
+    """On while no clip can be kept: the disk is nearly full, or the folder cannot be written."""
+    return {
+        "platform": "binary_sensor",
+        "unique_id": f"{unique}_clips",
+        "name": "Clips",
+        "device_class": "problem",
+        "default_entity_id": "binary_sensor.kikimimi_clips",
+        "state_topic": f"{base}/health",
+        "value_template": "{{ 'ON' if value_json.clips_problem else 'OFF' }}",
+        "expire_after": HEALTH_LIFETIME,
+        "entity_category": "diagnostic",
+        "qos": 0,
+    }
 
 
 def _health_sensors(unique: str, base: str) -> dict[str, dict[str, Any]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from assistant.events import (
     SCHEMA,
+    ClipSettled,
     Event,
     Fact,
     HealthMeasured,
@@ -42,6 +43,7 @@ TRIGGER_EXPIRY = 10
 DOORBELL_EXPIRY = 30
 ON_EXPIRY = OFF_DELAY + 15
 INTENT_EXPIRY = 30
+CLIP_EXPIRY = 60
 PICTURE_EXPIRY = 60
 LEVEL_EXPIRY = 30
 HEALTH_EXPIRY = 180
@@ -88,6 +90,7 @@ class Home:
     transcripts: bool = False  # may what was said leave the machine?
     url: str | None = None  # the web page, for the device page
     listening: bool = True  # the switch of the whole house, as the run begins
+    clips: bool = False  # are clips kept on disk?
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +220,8 @@ class House:
             case Pictured():
                 topic = self._topic(item.room, "spectrogram")
                 return [Message(topic, item.png, now, qos=0, expiry=PICTURE_EXPIRY, content="image/png")]
+            case ClipSettled():
+                return self._clip(item, now)
             case IntentRecognised():
                 return self._intent(item, now)
             case Publish():
@@ -323,6 +328,16 @@ class House:
     def _redacted(self, event: Event) -> Event:
         """The event arrives redacted; a mistake there must not leave the house."""
         return event if self.home.transcripts else without_words(event)
+
+    def _clip(self, settled: ClipSettled, now: float) -> list[Message]:
+        """What became of a clip. Retained states that name one which is not there are put right."""
+        body = {"schema": SCHEMA, "id": settled.id, "clip": settled.clip, "reason": settled.reason}
+        messages = [Message(self._topic(settled.room, "clip"), body, now, expiry=CLIP_EXPIRY, lasting=True)]
+        for state in list(self._states.values()) if settled.clip is None else ():
+            named = state.payload
+            if isinstance(named, Mapping) and named.get("id") == settled.id and named.get("clip") is not None:
+                messages.append(self._keep(replace(state, payload={**named, "clip": None}, raised=now)))
+        return messages
 
     def _intent(self, recognised: IntentRecognised, now: float) -> list[Message]:
         """The intent by itself, for whoever acts on it; a command that waited for a minute is none any more."""

@@ -30,6 +30,7 @@ HOME = Home(
         SoundType("dog_bark", "Dog barking"),
         SoundType("doorbell", "Doorbell"),
     ),
+    clips=True,
 )
 
 

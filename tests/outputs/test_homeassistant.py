@@ -250,3 +250,14 @@ def test_a_web_page_is_linked_when_there_is_one():
 def test_a_prefix_that_is_no_topic(prefix: str):
     with pytest.raises(ValidationError, match="prefix"):
         HomeAssistantSettings(prefix=prefix)
+
+
+def test_a_problem_with_clips_is_seen_where_clips_are_kept():
+    entity = hub_payload(HOME, "kikimimi")["components"]["clips"]
+    state = jinja2.Environment().from_string(entity["value_template"])  # noqa: S701 (no HTML)
+    assert state.render(value_json={"clips_problem": "the disk is nearly full"}) == "ON"
+    assert state.render(value_json={"clips_problem": None}) == "OFF"
+    assert entity["device_class"] == "problem"
+
+    without = hub_payload(replace(HOME, clips=False), "kikimimi")
+    assert without["components"]["clips"] == {"platform": "binary_sensor"}  # deletes one that was there

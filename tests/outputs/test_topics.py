@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 from assistant.events import (
+    ClipSettled,
     Event,
     HealthMeasured,
     Intent,
@@ -405,3 +406,23 @@ def test_without_transcripts_free_slots_stay_even_if_they_were_not_redacted():
 
 def test_speech_without_an_intent_is_none():
     assert House(HOME, "kikimimi").messages(IntentRecognised(speech(), handled=False), 1.0) == []
+
+
+def test_what_became_of_a_clip_is_told_and_no_state_names_one_that_is_not_there():
+    house = House(HOME, "kikimimi")
+    for fields in ({"clip": "d/A.flac"}, {"id": "B", "event_type": "doorbell", "clip": "d/B.flac"}):
+        house.messages(sound(**fields), 0.0)
+    (kept,) = house.messages(ClipSettled("kitchen", "A", "d/A.flac"), 1.0)
+    assert (kept.topic, kept.payload) == (
+        "kikimimi/kitchen/clip",
+        {"schema": 1, "id": "A", "clip": "d/A.flac", "reason": None},
+    )
+    assert (kept.qos, kept.retain, kept.expiry) == (1, False, 60)
+    lost = house.messages(ClipSettled("kitchen", "B", None, "speech"), 2.0)
+    assert [message.payload["reason"] for message in lost[:1]] == ["speech"]  # type: ignore[index]
+    assert sorted(topics(lost[1:])) == ["kikimimi/kitchen/last/sound", "kikimimi/kitchen/sound/doorbell/attributes"]
+    states = {message.topic: message.payload for message in house.states(3.0)}
+    assert states["kikimimi/kitchen/sound/smoke_alarm/attributes"]["clip"] == "d/A.flac"  # type: ignore[index]
+    assert states["kikimimi/kitchen/sound/doorbell/attributes"]["clip"] is None  # type: ignore[index]
+    assert states["kikimimi/kitchen/last/sound"]["clip"] is None  # type: ignore[index]
+    assert all(message.retain for message in lost[1:])
