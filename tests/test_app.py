@@ -358,16 +358,19 @@ async def test_a_room_opened_again_and_again_starts_afresh_and_leaves_nothing_be
         await until(lambda: len(opened) > 25, 60)  # until then threads still get their memory; it levels off
         before = threading.active_count(), len(asyncio.all_tasks()), rss_mb()
         await until(lambda: len(opened) > 75, 60)
+        halfway = rss_mb()
+        await until(lambda: len(opened) > 125, 60)
         after = threading.active_count(), len(asyncio.all_tasks()), rss_mb()
         lost = daemon.health()["dropped_s_total"]
-    assert after[0] <= before[0] + 2  # asyncio's own pool may still grow; a leak would be one per opening, 50
-    assert after[1] <= before[1] + 5  # an opening has several of its own; a leak would be 50 or more
-    assert after[2] - before[2] < 15.0
-    assert lost >= 0.5 * 75  # what earlier openings lost stays counted
+    assert after[0] <= before[0] + 2  # asyncio's own pool may still grow; a leak would be one per opening, 100
+    assert after[1] <= before[1] + 5  # an opening has several of its own; a leak would be 100 or more
+    # A thread that joins asyncio's pool takes memory of its own once; a leak grows from each 50 openings to the next.
+    assert min(halfway - before[2], after[2] - halfway) < 15.0
+    assert lost >= 0.5 * 125  # what earlier openings lost stays counted
     events = [item for item in inbox.items if isinstance(item, Event)]
     started = [event for event in events if event.state is State.STARTED]
     ended = {event.id for event in events if event.state is State.ENDED}
-    assert len(started) > 60  # no cool-down of the opening before
+    assert len(started) > 100  # no cool-down of the opening before
     assert {event.id for event in started} == ended
     assert len(ended) == len(started)
     presences = [item.presence for item in inbox.items if isinstance(item, RoomChanged)]

@@ -49,7 +49,17 @@ async def test_only_our_topics_come_out(
     output.offer(Publish("the/end", "1"))
     await until(lambda: subscriber.payloads("the/end"), 30)
 
-    ends = ("event", "last/sound", "last/speech", "intent", "status", "listening/state", "sensitivity/state")
+    ends = (
+        "event",
+        "last/sound",
+        "last/speech",
+        "intent",
+        "status",
+        "listening/state",
+        "sensitivity/state",
+        "problem",
+        "clip",
+    )
     rooms = {f"kikimimi/{room.id}/{end}" for room in HOME.rooms for end in ends}
     house = {
         f"kikimimi/{end}" for end in ("status", "alert/state", "listening/state", "announced/7f3a", "ask", "health")
