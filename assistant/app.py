@@ -27,8 +27,8 @@ from assistant.choosing import Chooser
 from assistant.clip_folder import ClipFolder
 from assistant.clips import Clips
 from assistant.commanding import RoomCommands, Turns
-from assistant.config import shipped
-from assistant.ears import Ear
+from assistant.config import check_reloaded, shipped
+from assistant.ears import SWITCHED_OFF, Ear
 from assistant.echo import Echo
 from assistant.errors import AssistantError, ModelError, VoiceError
 from assistant.events import (
@@ -77,7 +77,15 @@ from assistant.outputs.speaking import Speaker, Speaking
 from assistant.outputs.webhook import Webhooks
 from assistant.pipeline import PICTURE, HearingSettings, Models, Pipeline
 from assistant.rules import Rules
-from assistant.startup import ModelFiles, Room, hearing_settings, home_of, load_models, open_source
+from assistant.startup import (
+    ModelFiles,
+    Room,
+    hearing_settings,
+    home_of,
+    house_words,
+    load_models,
+    open_source,
+)
 from assistant.switches import Switches
 from assistant.transcribing import transcribe
 from assistant.voicing import Voices, voice_of
@@ -92,6 +100,7 @@ if TYPE_CHECKING:
     from assistant.config import Config
     from assistant.models.wakeword import WakeWords
     from assistant.outputs.questions import Question
+    from assistant.outputs.topics import Home
     from assistant.voices.voice import Spoken
 
 log = logging.getLogger(__name__)
@@ -104,9 +113,10 @@ DRAIN = 10.0  # seconds for what was heard before the signal
 LAST_CLIPS = 2.0  # seconds to write what was heard last
 LEAST_DRAIN = 1.0  # of which so many for the outputs, however long the recogniser took
 DRAWINGS = 4  # pictures at once; an alert that lasts is drawn again when it ends
+RELOADED = ("rooms", "devices", "rules", "privacy")  # of the configuration, while it runs
+HEARD_BY = ("address", "languages", "wake", "speaker")  # a room is heard anew when one of these changes
 TEST = "test"  # event type of an alert that nobody heard
 LOSS_TOLD = 1.0  # seconds of audio or speech lost since they were last told
-SWITCHED_OFF = "listening is switched off"
 PROBLEMS = {
     Problem.SILENT: "nothing but digital silence: the microphone is muted, unplugged or broken; remedy: unmute it, or "
     "choose another one of kikimimi devices",
@@ -125,6 +135,9 @@ class Output(Protocol):
 
     def offer(self, item: Fact | Publish) -> None:
         """Take an item; never blocks."""
+
+    def change(self, home: Home) -> None:
+        """From now on tell of this home; never blocks."""
 
     async def run(self) -> None:
         """Deliver until stopped or cancelled."""
@@ -164,8 +177,10 @@ class Daemon:
         Without `switches` everything listens and nothing can be switched; without `voices` nothing is said aloud;
         without `history` nothing is remembered, without `clips` no audio is kept.
         """
+        self._config = config
         self._hearing = hearing
         self._models = models
+        self._former = Ear(Room("", ""))  # counts for rooms that were removed
         self._ears = [Ear(room, live=room.live) for room in rooms]
         self._outputs = outputs
         self._speed = speed
@@ -173,7 +188,7 @@ class Daemon:
         self._rules = Rules(
             config.rules,
             transcripts=config.privacy.transcripts,
-            rooms={room.id: room.name or room.id for room in rooms},
+            rooms=_names(rooms),
         )
         self._switches = switches
         self._history = history
@@ -202,11 +217,100 @@ class Daemon:
         self._wyoming = wyoming_server(config, self) if config.wyoming.enabled else None
         self._drawing: set[asyncio.Task[None]] = set()
         self._asking: set[asyncio.Task[None]] = set()
+        self._group: asyncio.TaskGroup | None = None  # while it runs
+        self._running = asyncio.Event()
+        self._listening: dict[Ear, asyncio.Task[None]] = {}
         self._hurried = False  # nothing is asked any more
         # Fourteen languages, the default, would cost 77 MB and 3 s: then each is compiled by its first command.
-        self._warm = bool(config.devices) and "languages" in config.speech.model_fields_set
+        self._warm = _known_languages(config)
         self._meter = Meter()
         self._stopping = asyncio.Event()
+
+    async def reload(self, config: Config, rooms: Sequence[Room]) -> None:
+        """Follow another configuration: its rooms, devices, rules and privacy; for the rest a restart is needed.
+
+        All of it or, where it raises `AssistantError`, nothing: what can fail is made before anything is changed, and
+        the change is one step. Rooms that stay as they are go on listening, rules that stay as they are keep what they
+        remember. Returns when rooms that are configured no longer were heard to their end. One call at a time.
+        """
+        if self._group is None or self._switches is None:
+            raise AssistantError("the daemon does not run, or is stopping")
+        kept = {key: getattr(self._config, key) for key in type(config).model_fields if key not in RELOADED}
+        later = [key for key, value in kept.items() if value != getattr(config, key)]
+        config = config.model_copy(update=kept)
+        check_reloaded(config)
+        rules = Rules(config.rules, transcripts=config.privacy.transcripts, rooms=_names(rooms))
+        same = config.devices == self._config.devices and _said_names(rooms) == _said_names(
+            [ear.room for ear in self._ears]
+        )
+        intents = self._intents if same else intents_of(config, rooms)
+        hearing = replace(self._hearing, words=house_words(config))
+        ids = {room.id for room in rooms}
+        leaving = [ear for ear in self._ears if ear.room.id not in ids]
+        home = home_of(config, rooms, hearing.table, self._switches)
+        meanwhile = home_of(config, [*rooms, *(ear.room for ear in leaving)], hearing.table, self._switches)
+        speakers = {room.id: speaker_of(room) for room in rooms}
+
+        rules.inherit(self._rules, time.time(), [told for ear in self._ears if (told := ear.presence) is not None])
+        self._config, self._rules, self._hearing = config, rules, hearing
+        self._transcripts = config.privacy.transcripts
+        self._understand(intents)
+        for output in self._outputs.values():
+            output.change(meanwhile)
+        for room in rooms:
+            self._follow(room, speakers[room.id])
+        for ear in self._ears:
+            if ear.pipeline is not None:
+                ear.pipeline.favour(hearing.words)
+        log.info("the configuration was read again: %d rooms, %d rules", len(rooms), len(config.rules))
+        if later:
+            log.warning("%s: changed, which takes effect after a restart", ", ".join(later))
+        if leaving:
+            await self._leave(leaving)
+            for output in self._outputs.values():
+                output.change(home)
+
+    def _understand(self, intents: Intents) -> None:
+        """From now on these are the commands of the house."""
+        fresh = intents is not self._intents
+        self._intents = intents
+        choose = None if self._models.llm is None else Chooser(intents, self._models.llm).choose
+        self._handler.use(intents, transcripts=self._transcripts, choose=choose)
+        if fresh and _known_languages(self._config):
+            intents.warm_in_background()
+
+    def _follow(self, room: Room, speaker: Speaker | None) -> None:
+        """Listen to a room as it is configured now; one that is heard as before is not interrupted."""
+        ear = next((ear for ear in self._ears if ear.room.id == room.id), None)
+        before = None if ear is None else ear.room
+        if ear is None:
+            ear = Ear(room, live=room.live)
+            self._ears.append(ear)
+        ear.room, ear.live = room, room.live
+        if before is not None and all(getattr(before, name) == getattr(room, name) for name in HEARD_BY):
+            return
+        if speaker is None:
+            self._speakers.pop(room.id, None)
+        else:
+            self._speakers[room.id] = speaker
+        log.info("%s: is listened to %s", room.id, "from now on" if before is None else "anew")
+        ear.turned.set()
+        if ear not in self._listening or self._listening[ear].done():
+            self._begin(ear)
+
+    async def _leave(self, ears: Sequence[Ear]) -> None:
+        """Hear rooms that are configured no longer to their end, then forget them but for what they counted."""
+        tasks = [self._listening[ear] for ear in ears]
+        for task in tasks:
+            task.cancel()
+        await self._ended(tasks)
+        for ear in ears:
+            log.info("%s: is not listened to any more: it is configured no longer", ear.room.id)
+            self._tell(RoomChanged(ear.room.id, Presence.DISABLED, "configured no longer"))
+            self._ears.remove(ear)
+            self._speakers.pop(ear.room.id, None)
+            del self._listening[ear]
+            self._former.count_for(ear)
 
     def stop(self) -> None:
         """Ask `run` to return: offline is told within a second, then what was heard is delivered for at most 10 s."""
@@ -229,13 +333,19 @@ class Daemon:
                     ("health", self._report),
                 )
             ]
-            listening = [group.create_task(self._listen(ear), name=ear.room.id) for ear in self._ears]
-            await self._until_stopped(listening)
+            self._group = group
+            for ear in self._ears:
+                self._begin(ear)
+            self._running.set()
+            await self._until_stopped()
             await self._until_answered()
+            self._group = None
+            listening = list(self._listening.values())
             for output in self._outputs.values():
                 output.go_offline()
             for task in listening:
-                task.cancel()
+                if not task.cancelling():  # a second cancel would cut short a room that a reload removes
+                    task.cancel()
             until = time.monotonic() + DRAIN
             await self._ended(listening)
             self._handler.close()
@@ -257,13 +367,18 @@ class Daemon:
             return 0
         return next((ear.failure.exit_code for ear in self._ears if ear.failure), 0)
 
-    async def _until_stopped(self, listening: Sequence[asyncio.Task[None]]) -> None:
+    async def _until_stopped(self) -> None:
+        """Wait until asked to stop, or until no room is listened to any more."""
         stopping = asyncio.create_task(self._stopping.wait())
-        ended = asyncio.ensure_future(asyncio.gather(*listening, return_exceptions=True))
         try:
-            await asyncio.wait((stopping, ended), return_when=asyncio.FIRST_COMPLETED)
+            while not stopping.done() and (open_ := [task for task in self._listening.values() if not task.done()]):
+                await asyncio.wait((stopping, *open_), return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopping.cancel()
+
+    def _begin(self, ear: Ear) -> None:
+        if self._group is not None:
+            self._listening[ear] = self._group.create_task(self._listen(ear), name=ear.room.id)
 
     async def _until_answered(self) -> None:
         """Wait for the questions of rules, which have deadlines of their own, unless asked to stop."""
@@ -326,7 +441,7 @@ class Daemon:
         delay = 0.0
         while True:
             await self._until_switched_on(ear)
-            opened = time.monotonic()
+            opened = ear.tried = time.monotonic()
             try:
                 if not await self._hear_unless_off(ear):
                     continue
@@ -345,9 +460,12 @@ class Daemon:
             if not ear.live or (ear.room.required and ear.failure and not ear.heard):
                 return
             first, longest = getattr(ear.source, "backoff", BACKOFF)
-            lasted = time.monotonic() - opened > longest
+            ear.tried = time.monotonic()
+            lasted = ear.tried - opened > longest
             delay = first if lasted or not delay else min(2.0 * delay, longest)
-            await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 (jitter, not a secret)
+            with suppress(TimeoutError):  # unless its switch is turned, or it is another source now
+                async with asyncio.timeout(delay * random.uniform(0.8, 1.2)):  # noqa: S311 (jitter, not a secret)
+                    await ear.turned.wait()
 
     async def _outputs_connected(self) -> None:
         """A recording can wait: let whoever subscribed see it from its beginning."""
@@ -651,8 +769,11 @@ class Daemon:
             except Exception:
                 log.exception("%s: did not take a %s", name, type(item).__name__)
 
-    def _act(self, actions: Sequence[Action], clip: Samples | None = None) -> None:
-        """Do what rules ask for. `clip` is what earlier questions of the same rule were about."""
+    def _act(self, actions: Sequence[Action], clip: Samples | None = None, rules: Rules | None = None) -> None:
+        """Do what rules ask for. `clip` is what earlier questions of the same rule were about.
+
+        `rules`: those that asked earlier, before a reload; their answers go to them.
+        """
         for action in actions:
             match action:
                 case Publish():
@@ -660,35 +781,39 @@ class Daemon:
                 case Log():
                     log.info("rule %s: %s", action.rule, action.message)
                 case Ask():
-                    self._ask(action, clip)
+                    self._ask(action, clip, rules or self._rules)
                 case Say():
                     self._say(action)
                 case Webhook() if self._webhooks is not None:
                     self._webhooks.offer(action)
                 case KeepClip():
-                    self._act(self._rules.kept(action, self._keep_clip(action.event)), clip)
+                    asking = rules or self._rules
+                    self._act(asking.kept(action, self._keep_clip(action.event)), clip, rules)
 
     def _keep_clip(self, event: Event) -> str | None:
         """Keep the clip of an event for a rule. Its name; None when there is none."""
         return None if self._clips is None else self._clips.keep(event, self._pipeline_of(event.room))
 
-    def _ask(self, ask: Ask, clip: Samples | None) -> None:
+    def _ask(self, ask: Ask, clip: Samples | None, rules: Rules) -> None:
         """Have a rule's question answered in the background; its other actions follow."""
         if self._hurried or len(self._asking) >= QUESTIONS:
-            self._act(self._rules.answered(ask, None), clip)
+            self._act(rules.answered(ask, None), clip, rules)
             return
         if clip is None:
             clip = self._heard_in(ask.event.room, lambda now: span_of_clip(ask.event, now))
-        task = asyncio.create_task(self._answer_rule(ask, clip), name=f"question of {ask.rule}")
+        task = asyncio.create_task(self._answer_rule(ask, clip, rules), name=f"question of {ask.rule}")
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
 
-    async def _answer_rule(self, ask: Ask, clip: Samples) -> None:
+    async def _answer_rule(self, ask: Ask, clip: Samples, rules: Rules) -> None:
         answer = None
         with suppress(asyncio.CancelledError):  # the daemon stops: the rule goes on without
             answer = await answer_rule(self._models.llm, ask, clip)
+        if rules is not self._rules and not self._transcripts:
+            log.info("rule %s: its answer comes after a reload that made words private, and is dropped", ask.rule)
+            return
         try:
-            self._act(self._rules.answered(ask, answer), clip)
+            self._act(rules.answered(ask, answer), clip, rules)
         except Exception:
             log.exception("rule %s failed after its question", ask.rule)
 
@@ -728,6 +853,27 @@ class Daemon:
             self._tell_losses()
             self._tell(HealthMeasured(figures))
 
+    # what a supervisor is told
+
+    async def ready(self) -> None:
+        """Wait until it runs and every model is loaded, or has failed; not for a microphone or a broker."""
+        await self._running.wait()
+        with suppress(AssistantError):
+            await self._models.recogniser()
+
+    def status(self) -> str:
+        """The daemon in one line."""
+        parts = [f"{sum(ear.online for ear in self._ears)} of {len(self._ears)} rooms online"]
+        for name, output in self._outputs.items():
+            parts.append(f"{name} {'connected' if output.connected.is_set() else 'not connected'}")
+        return ", ".join(parts)
+
+    def hanging(self) -> str | None:
+        """What makes no progress though nothing outside keeps it from it; None: all is well."""
+        now = time.monotonic()
+        stuck = (self._models.hanging(now), *(ear.hanging(now) for ear in self._ears))
+        return next((what for what in stuck if what is not None), None)
+
     def snapshot(self) -> Snapshot:
         """Everything that is counted, for Prometheus."""
         rooms = [RoomFigures(e.room.id, e.online, e.lost(), e.failures, e.model_errors()) for e in self._ears]
@@ -754,18 +900,19 @@ class Daemon:
         """Figures of the daemon, its rooms and its outputs; shares of time are those since the last `look`."""
         figures: dict[str, Any] = self._meter.figures(look=look)
         figures["tasks"] = len(asyncio.all_tasks())
-        figures["model_errors"] = sum(ear.model_errors() for ear in self._ears)
-        figures["source_errors"] = sum(ear.failures for ear in self._ears)
-        figures["dropped_s_total"] = round(sum(ear.lost() for ear in self._ears), 1)
-        figures["shed_sounds_s"] = round(sum(ear.sounds_shed() for ear in self._ears), 1)
-        figures["shed_speech_s"] = round(sum(ear.speech_shed() for ear in self._ears), 1)
-        figures["utterances_dropped"] = sum(ear.utterances_shed() for ear in self._ears)
+        ears = (*self._ears, self._former)
+        figures["model_errors"] = sum(ear.model_errors() for ear in ears)
+        figures["source_errors"] = sum(ear.failures for ear in ears)
+        figures["dropped_s_total"] = round(sum(ear.lost() for ear in ears), 1)
+        figures["shed_sounds_s"] = round(sum(ear.sounds_shed() for ear in ears), 1)
+        figures["shed_speech_s"] = round(sum(ear.speech_shed() for ear in ears), 1)
+        figures["utterances_dropped"] = sum(ear.utterances_shed() for ear in ears)
         figures["utterances_waiting"] = sum(len(ear.pipeline.utterances) for ear in self._ears if ear.pipeline)
         figures["rooms_online"] = sum(ear.online for ear in self._ears)
         for problem in PROBLEMS:
             figures[f"rooms_{problem}"] = sum(ear.problem is problem for ear in self._ears)
         figures["rooms"] = len(self._ears)
-        figures["wake_words"] = sum(ear.woken() for ear in self._ears)
+        figures["wake_words"] = sum(ear.woken() for ear in ears)
         figures |= {f"commands_{key}": value for key, value in self._handler.health().items()}
         if self._models.llm is not None:
             figures |= {f"llm_{key}": value for key, value in self._models.llm.figures().items()}
@@ -786,8 +933,20 @@ class Daemon:
 
 def intents_of(config: Config, rooms: Sequence[Room]) -> Intents:
     """The commands that this house understands. Nothing is compiled yet."""
-    names = {room.id: tuple(name for name in (room.name, room.area) if name) for room in rooms}
-    return Intents(config.devices, names, _conversing(config), shipped("intents/ja.yaml").parent)
+    return Intents(config.devices, _said_names(rooms), _conversing(config), shipped("intents/ja.yaml").parent)
+
+
+def _said_names(rooms: Sequence[Room]) -> dict[str, tuple[str, ...]]:
+    return {room.id: tuple(name for name in (room.name, room.area) if name) for room in rooms}
+
+
+def _names(rooms: Sequence[Room]) -> dict[str, str]:
+    return {room.id: room.name or room.id for room in rooms}
+
+
+def _known_languages(config: Config) -> bool:
+    """Whether commands are worth compiling before the first one: there are devices, and few languages."""
+    return bool(config.devices) and "languages" in config.speech.model_fields_set
 
 
 def _conversing(config: Config) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
+    from assistant.app import Daemon
     from assistant.config import Config
     from assistant.outputs.mqtt import MqttSettings
 
@@ -120,6 +121,28 @@ def stop_on_signals(stop: Callable[[], None]) -> None:
         loop.add_signal_handler(number, on_signal, number)
 
 
+def on_hangup(reload: Callable[[], None], stop: Callable[[], None]) -> None:
+    """SIGHUP calls `reload`; but `stop` when it comes because the terminal that we were started from is gone.
+
+    Not under `nohup`, which has us ignore that.
+    """
+    terminal = has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+
+    def on_signal() -> None:
+        stop() if terminal and not has_terminal() else reload()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, on_signal)
+
+
+def has_terminal() -> bool:
+    """Whether this process has a terminal that could hang up."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = argparse.ArgumentParser(
@@ -199,6 +222,7 @@ def parser() -> argparse.ArgumentParser:
     add(commands, "check", check_configuration, "explain the configuration and its rules, and warn")
     doctor = add(commands, "doctor", examine_machine, "tell what this machine can run and what is missing")
     doctor.add_argument("--json", action="store_true", help="one line of JSON")
+    add(commands, "alive", check_alive, "for the health check of a container: whether its daemon makes progress")
     demo = add(commands, "demo", run_demo, "hear a recorded house with an embedded broker and print every MQTT message")
     demo.add_argument(
         "--speed", type=speed, default=1.0, metavar="N", help="1 real time (default), 0 as fast as possible"
@@ -312,7 +336,7 @@ def argument(option: str, text: str) -> str:
 
 def run_daemon(arguments: argparse.Namespace) -> int:
     """`kikimimi run`."""
-    from assistant import app, startup  # noqa: PLC0415
+    from assistant import app, startup, supervision  # noqa: PLC0415
     from assistant.config import check_profile  # noqa: PLC0415
 
     config = load_configuration(arguments)
@@ -323,11 +347,46 @@ def run_daemon(arguments: argparse.Namespace) -> int:
         files = startup.fetch_models(config, progress)
 
     async def run() -> int:
-        async with app.daemon(config, rooms, files, mqtt=mqtt, speed=arguments.speed) as daemon:
-            stop_on_signals(daemon.stop)
-            return await daemon.run()
+        async with (
+            app.daemon(config, rooms, files, mqtt=mqtt, speed=arguments.speed) as daemon,
+            supervision.supervised(daemon.ready, daemon.status, daemon.hanging),
+        ):
+            asked = asyncio.Event()
+
+            def stop() -> None:
+                supervision.notify("STOPPING=1")
+                daemon.stop()
+
+            stop_on_signals(stop)
+            on_hangup(asked.set, stop)
+            reloading = asyncio.create_task(reload_when(asked, daemon, arguments), name="reload")
+            try:
+                return await daemon.run()
+            finally:
+                reloading.cancel()
 
     return asyncio.run(run())
+
+
+async def reload_when(asked: asyncio.Event, daemon: Daemon, arguments: argparse.Namespace) -> None:
+    """Whenever `asked`, read the configuration again; one that is wrong is told, and the old one stays."""
+    from assistant import startup, supervision  # noqa: PLC0415
+    from assistant.config import check_profile  # noqa: PLC0415
+
+    while True:
+        await asked.wait()
+        asked.clear()
+        supervision.reloading()
+        try:
+            config = await asyncio.to_thread(load_configuration, arguments)
+            check_profile(config)
+            await daemon.reload(config, startup.rooms_of(config, arguments.source))
+        except AssistantError as error:
+            for line in str(error).splitlines():
+                log.error("the configuration stays as it was: %s", line)  # noqa: TRY400 (a person reads this)
+        except Exception:
+            log.exception("the configuration could not be read again")
+        supervision.notify("READY=1")
 
 
 def listen_to_files(arguments: argparse.Namespace) -> int:
@@ -533,6 +592,14 @@ def check_configuration(arguments: argparse.Namespace) -> int:
         print(text)  # noqa: T201
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
+    return 0
+
+
+def check_alive(_arguments: argparse.Namespace) -> int:
+    """`kikimimi alive`."""
+    from assistant import supervision  # noqa: PLC0415
+
+    supervision.check_alive()
     return 0
 
 

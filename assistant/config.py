@@ -246,6 +246,14 @@ def _unlisted(config: Config) -> Iterator[tuple[Location, str]]:
                 yield place, f"the host {host} is not listed; remedy: webhooks: {{hosts: [{json.dumps(host)}]}}"
 
 
+def check_reloaded(config: Config) -> None:
+    """Raise `ConfigurationError` if rules need what the daemon that runs, whose other settings `config` has, lacks."""
+    check_profile(config)
+    lines = [f"{config.place(*place)}{text}, then restart" for place, text in _unlisted(config)]
+    if lines:
+        raise ConfigurationError("\n".join(lines))
+
+
 def _one_line(text: str) -> str:
     """The text with signs that do not print written as escapes."""
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)

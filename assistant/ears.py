@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from assistant.events import Problem
+from assistant.commanding import RoomCommands, Turns
+from assistant.events import Presence, Problem, RoomChanged
+from assistant.pipeline import MODEL_TIMEOUT, UTTERANCES
 from assistant.startup import Room
 
 if TYPE_CHECKING:
     from assistant.audio.source import Source
-    from assistant.commanding import RoomCommands
     from assistant.errors import AssistantError
     from assistant.pipeline import Pipeline
+
+SWITCHED_OFF = "listening is switched off"
+CHUNK_HANGS = 30.0  # seconds: sources give up after less without audio, the tagger needs milliseconds
+RETRY_HANGS = 90.0 + UTTERANCES * MODEL_TIMEOUT  # seconds: the longest back-off, after the last words were recognised
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +43,7 @@ class Ear:
     problem: Problem = Problem.NONE  # of what its source gives, as last told
     failure: AssistantError | None = None  # why it is not heard
     told: str | None = None  # the reason that was told last
+    tried: float = field(default_factory=time.monotonic)  # when its source was opened last, or has ended
     turned: asyncio.Event = field(default_factory=asyncio.Event)  # its listening switch was turned
 
     def sounds_shed(self) -> float:
@@ -62,6 +69,45 @@ class Ear:
     def woken(self) -> int:
         """Wake words heard."""
         return self.woken_before + (self.commands.woken if self.commands is not None else 0)
+
+    @property
+    def presence(self) -> RoomChanged | None:
+        """As it was told last; None: nothing was told yet."""
+        if self.online:
+            return RoomChanged(self.room.id, Presence.ONLINE)
+        if self.told is None:
+            return None
+        return RoomChanged(
+            self.room.id, Presence.DISABLED if self.told == SWITCHED_OFF else Presence.OFFLINE, self.told
+        )
+
+    def hanging(self, now: float) -> str | None:
+        """What makes no progress there at `now` (monotonic); None: all is well, or the reason lies outside.
+
+        A source that fails is tried again, and one that falls silent fails: as long as that turns nothing hangs.
+        """
+        pipeline, source = self.pipeline, self.source
+        if not self.live or self.told == SWITCHED_OFF:
+            return None
+        if not self.online or pipeline is None:
+            tried = now - self.tried
+            return f"{self.room.id}: its source was not tried again for {tried:.0f} s" if tried > RETRY_HANGS else None
+        if pipeline.hearing_since is not None:
+            stuck = now - pipeline.hearing_since
+            return f"{self.room.id}: a chunk is not through for {stuck:.0f} s" if stuck > CHUNK_HANGS else None
+        if source is not None and isinstance(source, Turns):
+            return None  # a satellite streams when it likes; that it lives, its pings tell
+        waited = now - pipeline.heard_at
+        return f"{self.room.id}: no chunk came for {waited:.0f} s" if waited > CHUNK_HANGS else None
+
+    def count_for(self, other: Ear) -> None:
+        """`other` is not heard any more: what it counted stays counted here."""
+        self.sounds_before += other.sounds_shed()
+        self.speech_before += other.speech_shed()
+        self.utterances_before += other.utterances_shed()
+        self.errors_before += other.model_errors()
+        self.woken_before += other.woken()
+        self.failures += other.failures
 
     def opened(self, source: Source) -> None:
         """A new source: what the one before it lost stays counted."""

@@ -58,6 +58,10 @@ class Handler:
         self._choose = choose
         self._choosing: set[asyncio.Task[None]] = set()
 
+    def use(self, intents: Intents, *, transcripts: bool, choose: Choose | None) -> None:
+        """From now on understand these; what is being understood ends as it began."""
+        self._intents, self._transcripts, self._choose = intents, transcripts, choose
+
     async def understand(self, text: str, language: str | None, room: str | None) -> Intent | NotUnderstood:
         """What the sentences of the house's languages make of `text`; in a thread, since some take their time."""
         known = language if language is not None and language_of(language) is not None else None

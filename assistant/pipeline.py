@@ -64,6 +64,8 @@ DRAIN = 10.0  # seconds that a stopped stream may still take to recognise what w
 PICTURE = 10 * SAMPLE_RATE  # samples that are kept for a spectrogram
 LEVEL_EVERY = SAMPLE_RATE  # samples between level measurements
 MODEL_TIMEOUT = 60.0  # seconds after which a model call is given up
+MODEL_HANGS = 2 * MODEL_TIMEOUT  # seconds after which a call that was given up will never return
+LLM_HANGS = 600.0  # the same for an audio language model, which stops between two tokens
 LONGEST_LAG = 30.0  # seconds: sources hold less; a longer one is a wall clock that was set
 SPOKEN = 0.05  # score of the tagger's speech labels at which somebody may have spoken (docs/adr/0012-clips.md)
 SETTLE = SAMPLE_RATE  # samples after a stretch until all of it was tagged and an utterance in it has begun
@@ -113,13 +115,22 @@ class ModelThread:
     """
 
     def __init__(self, name: str) -> None:
+        self.name = name
+        self.busy_since: float | None = None  # monotonic: when the call began that runs now
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
 
     async def call(self, function: Callable[[], T], *, patient: bool = False) -> T:
         """Run `function` in the thread. Raises `TimeoutError` after a minute, `patient` or not."""
         # Not `asyncio.wait_for`: before Python 3.12 it swallows a cancel that comes together with the result.
         async with asyncio.timeout(MODEL_TIMEOUT):
-            return await asyncio.get_running_loop().run_in_executor(self._executor, function)
+            return await asyncio.get_running_loop().run_in_executor(self._executor, self._run, function)
+
+    def _run(self, function: Callable[[], T]) -> T:
+        self.busy_since = time.monotonic()
+        try:
+            return function()
+        finally:
+            self.busy_since = None
 
     def shutdown(self) -> None:
         """Take no more calls; waiting ones are cancelled."""
@@ -152,6 +163,17 @@ class Models:
                 return await self.stand_in(), self.standing_in
             return recogniser, self.recognising
         return await self.recogniser(), self.recognising
+
+    def hanging(self, now: float) -> str | None:
+        """Which model has not returned from a call for so long (at `now`, monotonic) that it never will."""
+        threads = [
+            (thread, MODEL_HANGS) for thread in (self.tagging, self.recognising) if isinstance(thread, ModelThread)
+        ]
+        for part, limit in (*threads, *(((self.llm, LLM_HANGS),) if self.llm is not None else ())):
+            since = part.busy_since
+            if since is not None and now - since > limit:
+                return f"the {part.name or 'audio language model'} has not answered for {now - since:.0f} s"
+        return None
 
     def shutdown(self) -> None:
         """Take no more calls."""
@@ -250,6 +272,8 @@ class Pipeline:
         self._position = 0
         self._origin = time.time()  # Unix seconds of sample 0, as the last chunk tells
         self._arrived = time.monotonic()
+        self.hearing_since: float | None = None  # monotonic: when the chunk came that is on its way through the stages
+        self.heard_at = time.monotonic()  # when the last one was through
         self._level_at = 0
         self.utterances: Channel[_Pending] = Channel(
             f"{self._name}: utterances", UTTERANCES, weigh=lambda pending: seconds(len(pending.utterance.samples))
@@ -261,6 +285,10 @@ class Pipeline:
     def be_sensitive(self, sensitivity: Sensitivity) -> None:
         """From now on believe sounds as easily as that."""
         self._tracker.sensitivity = sensitivity
+
+    def favour(self, words: Sequence[str]) -> None:
+        """From now on favour these names of the home in what is recognised."""
+        self._settings = replace(self._settings, words=tuple(words))
 
     @property
     def speech_shed(self) -> float:
@@ -353,7 +381,9 @@ class Pipeline:
                 if first:
                     online()
                     first = False
+                self.hearing_since = time.monotonic()
                 await self._hear(chunk)
+                self.hearing_since, self.heard_at = None, time.monotonic()
 
     async def _hear(self, chunk: Chunk) -> None:
         """Take one chunk through every stage, in the order that lets an alarm out first."""

@@ -126,7 +126,7 @@ class Resident:
         self._waiting: dict[Priority, deque[_Job[Any]]] = {priority: deque() for priority in Priority}
         self._counts = _Counts()
         self._current: list[_Job[Any]] = []
-        self._busy_since: float | None = None
+        self.busy_since: float | None = None  # monotonic: when the call began that runs now
         self._stop = False
         self._loaded = asyncio.Event()
         self._llm: _Guarded | None = None
@@ -178,7 +178,7 @@ class Resident:
     def figures(self) -> dict[str, Any]:
         """For health: what waits, what was lost, and rates since the last look."""
         now, counts = time.monotonic(), self._counts
-        since = self._busy_since
+        since = self.busy_since
         busy = counts.busy + (0.0 if since is None else now - since)
         tokens_before, busy_before, answering_before = counts.before
         elapsed, answering = max(now - counts.looked, 1e-3), counts.answering - answering_before
@@ -367,14 +367,14 @@ class Resident:
         if not jobs:
             return
         self._current = jobs
-        self._busy_since = began = time.monotonic()
+        self.busy_since = began = time.monotonic()
         try:
             if jobs[0].prompt is not None:
                 self._answer(jobs)
             else:
                 self._call(jobs[0])
         finally:
-            self._current, self._busy_since = [], None
+            self._current, self.busy_since = [], None
             self._counts.busy += time.monotonic() - began
             if self._stop:  # those of a batch that were not begun, or were taken while it began to stop
                 for job in jobs:

@@ -881,6 +881,26 @@ class Rules:
             watch.name: [_compile(watch.name, action) for action in watch.rule.do] for watch in self._watches
         }
 
+    def inherit(self, before: Rules, now: float, presences: Sequence[RoomChanged]) -> None:
+        """Take over from `before` what its rules remember that are here too, word for word, and the counts of all.
+
+        A rule that is new or was changed begins at `now`; `presences` tell it which rooms hear.
+        """
+        before._set(now)
+        self._set(now)
+        remembered = list(before._watches)
+        for watch in self._watches:
+            same = next((known for known in remembered if known.rule == watch.rule), None)
+            if same is None:
+                for changed in presences:
+                    watch.presence(changed, now)
+                continue
+            remembered.remove(same)
+            watch.since, watch.quiet_until, watch.told = same.since, same.quiet_until, same.told
+            watch.open, watch.hits, watch.away = same.open, same.hits, same.away
+        self.fired, self.failed, self.refused = before.fired, before.failed, before.refused
+        self.doubted, self.unanswered = before.doubted, before.unanswered
+
     def feed(self, event: Event, now: float, text: str | None = None) -> list[Action]:
         """The actions due at `now` after `event`. `text` is what was said, where the event itself does not tell."""
         actions = self.tick(now)

@@ -39,7 +39,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-@pytest.mark.parametrize("command", ["run", "listen", "ask", "devices", "models", "check", "doctor", "demo"])
+@pytest.mark.parametrize("command", ["run", "listen", "ask", "devices", "models", "check", "doctor", "demo", "alive"])
 def test_each_command_explains_itself(command: str, tmp_path: Path) -> None:
     done = kikimimi(command, "--help", home=tmp_path)
     assert done.returncode == 0
@@ -187,6 +187,23 @@ def test_two_signals_together_stop_in_order_and_a_later_one_at_once() -> None:
     rest, _ = process.communicate(timeout=10)
     assert rest == ""
     assert process.returncode == 128 + signal.SIGINT
+
+
+@pytest.mark.parametrize("ignored", [False, True], ids=["in a terminal", "under nohup"])
+def test_a_hangup_stops_only_where_a_terminal_is_gone_and_nobody_said_nohup(ignored: bool) -> None:
+    code = (
+        "import asyncio, os, signal, sys; from assistant import cli\n"
+        "if sys.argv[1] == 'True': signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "there = [True]; cli.has_terminal = lambda: there[0]; said = []\n"
+        "async def main():\n"
+        "    cli.on_hangup(lambda: said.append('reload'), lambda: said.append('stop'))\n"
+        "    for there[0] in (True, False):\n"
+        "        os.kill(os.getpid(), signal.SIGHUP); await asyncio.sleep(0.1)\n"
+        "    print(*said)\n"
+        "asyncio.run(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(ignored)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["reload", "reload" if ignored else "stop"]
 
 
 class TestBrokerOf:

@@ -380,7 +380,7 @@ async def test_a_thread_that_sees_the_stop_first_leaves_the_refusal_to_it(reside
     await asyncio.sleep(0)
     resident._stop = True  # as `shutdown` begins, on the other thread
     llm.hold.set()
-    await until(lambda: resident._busy_since is None)
+    await until(lambda: resident.busy_since is None)
     await asyncio.to_thread(resident._executor.submit(resident._serve).result, 5.0)
     resident.shutdown()
     with pytest.raises(ModelError, match="shutting down"):

@@ -732,3 +732,46 @@ def test_a_clip_after_a_question_is_kept_all_the_same() -> None:
     (keep,) = asking.answered(ask, "A dog")
     assert isinstance(keep, KeepClip)
     assert logged(asking.kept(keep, "a.flac")) == ["A dog"]
+
+
+# --- another configuration --------------------------------------------------------------------------------------------
+
+
+def test_a_rule_that_stays_keeps_what_it_remembers_wherever_it_stands_now() -> None:
+    lasting = rule({"sound": "dog_bark", "lasting": "60 s"})
+    twice = rule({"sound": "cat", "times": 2, "within": "10 min"})
+    calm = rule({"sound": "doorbell"}, cooldown="1 h")
+    before = house(lasting, twice, calm)
+    before.feed(sound(), NOON)
+    before.feed(sound("cat", key="c"), NOON)
+    assert before.feed(sound("doorbell", key="d"), NOON)
+    after = Rules([rule({"sound": "bird"}), calm, twice, lasting], timezone=UTC)
+    after.inherit(before, NOON + 30.0, ())
+    assert after.feed(sound("doorbell", key="e"), NOON + 31.0) == []  # still quiet
+    assert len(after.feed(sound("cat", key="f"), NOON + 32.0)) == 1  # the second
+    assert after.tick(NOON + 59.0) == []
+    assert len(after.tick(NOON + 61.0)) == 1  # it has barked for a minute, half of it before
+    assert after.fired.total() == 3
+
+
+def test_a_rule_that_was_changed_begins_anew_and_knows_who_cannot_hear() -> None:
+    absent = {"sound": "any", "absent": "1 h"}
+    before = house(rule(absent), rule({"sound": "cat"}, cooldown="1 h"))
+    before.feed(sound("cat"), NOON)
+    after = Rules([rule({**absent, "absent": "2 h"}), rule({"sound": "cat"}, cooldown="2 h")], timezone=UTC)
+    after.inherit(before, NOON + HOUR / 2, [RoomChanged("kitchen", Presence.OFFLINE, "unplugged")])
+    assert logged(after.feed(sound("cat", key="b"), NOON + HOUR / 2 + 1)) == ["Bark in kitchen"]
+    after.feed(sound("cat", State.ENDED, key="b"), NOON + HOUR / 2 + 2)
+    assert after.tick(NOON + 9 * HOUR) == []  # the kitchen proves no absence
+    after.presence(RoomChanged("kitchen", Presence.ONLINE), NOON + 9 * HOUR)
+    assert after.tick(NOON + 10.9 * HOUR) == []
+    assert len(after.tick(NOON + 11.1 * HOUR)) == 1
+
+
+def test_a_clock_set_back_right_before_does_not_silence_a_rule_that_stays() -> None:
+    calm = rule({"sound": "cat"}, cooldown="1 h")
+    before = house(calm)
+    before.feed(sound("cat"), NOON)
+    after = Rules([calm], timezone=UTC)
+    after.inherit(before, NOON - 5 * HOUR, ())
+    assert len(after.feed(sound("cat", key="b"), NOON - 3.9 * HOUR)) == 1

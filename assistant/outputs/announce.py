@@ -33,7 +33,13 @@ class Announcer:
         self.settings = settings
         self.memory_topic = f"{base}/announced/{home.install}"
         self.swept = False  # before that the memory still says what an earlier run announced
+        self.superseded: list[bytes] = []  # what this run announced and does not any more, as the memory said it
         self._clock = clock
+
+    def change(self, home: Home) -> None:
+        """From now on announce this home; what only the one before had is to be swept."""
+        self.superseded.append(json.dumps(self._memory()).encode())
+        self.home = home
 
     async def announce(self, send: Send, removed: Mapping[str, tuple[str, ...]] | None = None) -> None:
         """Publish hub, rooms and memory. `removed`: event types to delete, by room id."""
@@ -44,7 +50,7 @@ class Announcer:
             for room in self.home.rooms:
                 payload = room_payload(self.home, room, self.base, removed=(removed or {}).get(room.id, ()))
                 await send([self._retained(self._config_topic(self.settings.prefix, room.id), payload)])
-        if self.swept:
+        if self.swept and not self.superseded:
             await send([self._retained(self.memory_topic, self._memory())])
 
     async def sweep(self, send: Send, memory: bytes) -> None:

@@ -65,12 +65,16 @@ class Commands:
         self.refused = 0
         self.repeated = 0  # sent again by the broker, and left alone
         self._base = base
-        self._rooms = {level_topic_part(room): room for room in rooms}
         self._command = command
+        self.know(rooms)
         self._clock = clock
         self._recent: deque[tuple[int, str, bytes]] = deque(maxlen=REMEMBERED)
         self._tokens, self._refilled = BURST, clock()
         self._told: dict[str, tuple[float, int]] = {}  # kind of refusal → when it was logged, how many since
+
+    def know(self, rooms: Iterable[str]) -> None:
+        """From now on these are the rooms there are."""
+        self._rooms = {level_topic_part(room): room for room in rooms}
 
     def takes(self, topic: str) -> bool:
         """Whether this is a topic of commands, of a room that exists or not."""

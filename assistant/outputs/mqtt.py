@@ -109,6 +109,7 @@ class Mqtt:
         self._announcer = Announcer(home, settings.base_topic, self._homeassistant, clock)
         self._memory: asyncio.Future[bytes] | None = None  # what an earlier run announced
         self._birth = asyncio.Event()
+        self._changed = asyncio.Event()  # it is another home than was announced
         self._stop = asyncio.Event()
         self._stopped = asyncio.Event()
         self._running = False
@@ -126,6 +127,15 @@ class Mqtt:
         for message in messages:
             if self._live or not message.state:
                 self._outbox.offer(message)
+
+    def change(self, home: Home) -> None:
+        """From now on tell of this home: rooms that came are announced, what is left of those that went is removed."""
+        self.home = home
+        self._house.change(home)
+        self._announcer.change(home)
+        if self._commands is not None:
+            self._commands.know(room.id for room in home.rooms)
+        self._changed.set()
 
     def health(self) -> Mapping[str, Any]:
         """Figures for the health topic."""
@@ -310,7 +320,11 @@ class Mqtt:
         self._live = True
         self._settled_at = self._clock()
         self._settled_drops = self._outbox.drops
-        await self._send_all(link, self._house.states(self._settled_at))
+        for message in self._house.states(self._settled_at):
+            await link.room()
+            state = self._house.state(message.topic, self._clock())  # it may have changed meanwhile, or be gone
+            if state is not None:
+                self._send(link, state)
 
     async def _send_all(self, link: Link, messages: list[Message]) -> None:
         for message in messages:
@@ -394,14 +408,23 @@ class Mqtt:
             self._memory.set_result(arrived.payload)
 
     async def _follow_homeassistant(self, link: Link) -> None:
-        """Once a run, remove what is configured no longer; then announce again whenever Home Assistant starts."""
+        """Once a run, remove what is configured no longer; then announce again whenever that is needed.
+
+        That is when Home Assistant starts and when the home changes.
+        """
         if not self._announcer.swept:
             await self._announcer.sweep(partial(self._send_all, link), await self._recall(link))
         while True:
-            await self._birth.wait()
-            await asyncio.sleep(self._birth_wait())
-            self._birth.clear()
-            log.info("MQTT: Home Assistant has started, announcing again")
+            while self._announcer.superseded:
+                await self._announcer.sweep(partial(self._send_all, link), self._announcer.superseded[0])
+                self._announcer.superseded.pop(0)
+            await _race(self._birth.wait(), self._changed.wait())
+            if self._changed.is_set():
+                self._changed.clear()
+            else:
+                await asyncio.sleep(self._birth_wait())
+                self._birth.clear()
+                log.info("MQTT: Home Assistant has started, announcing again")
             await self._announce(link)
 
     async def _recall(self, link: Link) -> bytes:

@@ -158,14 +158,41 @@ class House:
         self._listening: dict[str | None, bool] = {None: home.listening}  # by room; None: the whole house
         self._keep(self._listening_state(None, 0.0))
         for room in home.rooms:
-            self._listening[room.id] = room.listening
-            self._keep(self._listening_state(room.id, 0.0))
-            self._keep(self._sensitivity_state(SensitivityChanged(room.id, room.sensitivity), 0.0))
-            self._keep(self._room_status(room.id, 0.0))
-            self._keep(self._problem_state(ProblemChanged(room.id, Problem.NONE), 0.0))
-            for sound in home.sounds:
-                self._keep(self._sound_state(room.id, sound.event_type, 0.0))
+            self._add(room)
         self._keep(self._alert(0.0))
+
+    def change(self, home: Home) -> None:
+        """From now on it is this home, with the same sounds: rooms that stay keep their states.
+
+        Of rooms that went nothing is left here, and nothing of what was said once that is private.
+        """
+        before = {room.id for room in self.home.rooms}
+        self.home = home
+        for room in home.rooms:
+            if room.id not in before:
+                self._add(room)
+        for gone in before - {room.id for room in home.rooms}:
+            self._presence.pop(gone, None)
+            self._listening.pop(gone, None)
+            self._levels.pop(gone, None)
+            self._active = {key: ids for key, ids in self._active.items() if key[0] != gone}
+            self._states = {
+                topic: state for topic, state in self._states.items() if not topic.startswith(self._topic(gone, ""))
+            }
+        if not home.transcripts:
+            for room in home.rooms:
+                self._states.pop(self._topic(room.id, "last", "speech"), None)
+        self._keep(self._alert(0.0))
+
+    def _add(self, room: Room) -> None:
+        self._presence.setdefault(room.id, Presence.OFFLINE)
+        self._listening[room.id] = room.listening
+        self._keep(self._listening_state(room.id, 0.0))
+        self._keep(self._sensitivity_state(SensitivityChanged(room.id, room.sensitivity), 0.0))
+        self._keep(self._room_status(room.id, 0.0))
+        self._keep(self._problem_state(ProblemChanged(room.id, Problem.NONE), 0.0))
+        for sound in self.home.sounds:
+            self._keep(self._sound_state(room.id, sound.event_type, 0.0))
 
     @property
     def status_topic(self) -> str:
@@ -180,6 +207,11 @@ class House:
     def states(self, now: float) -> list[Message]:
         """Every retained state as it is now, without the service's own status."""
         return [replace(message, raised=now) for message in self._states.values()]
+
+    def state(self, topic: str, now: float) -> Message | None:
+        """One of them; None: it is there no longer."""
+        message = self._states.get(topic)
+        return None if message is None else replace(message, raised=now)
 
     def repeats(self, now: float) -> list[Message]:
         """ON for what still lasts."""

@@ -426,3 +426,35 @@ def test_what_became_of_a_clip_is_told_and_no_state_names_one_that_is_not_there(
     assert states["kikimimi/kitchen/sound/doorbell/attributes"]["clip"] is None  # type: ignore[index]
     assert states["kikimimi/kitchen/last/sound"]["clip"] is None  # type: ignore[index]
     assert all(message.retain for message in lost[1:])
+
+
+def test_another_home_keeps_the_rooms_that_stay_and_forgets_those_that_went():
+    house = House(replace(HOME, transcripts=True), "kikimimi")
+    for room in ("kitchen", "hall"):
+        house.messages(RoomChanged(room, Presence.ONLINE), 1.0)
+        house.messages(sound(room=room, id=room), 1.0)
+        house.messages(speech(room=room), 1.0)
+    house.messages(SensitivityChanged("kitchen", Sensitivity("miss nothing")), 1.0)
+    house.change(replace(HOME, rooms=(Room("kitchen", "台所"), Room("attic", "Attic", listening=False))))
+    assert not [topic for topic in topics(house.states(2.0)) if "/hall/" in topic]
+    assert topics(house.repeats(2.0)) == ["kikimimi/kitchen/sound/smoke_alarm/state"]
+    assert state_of(house, "kikimimi/kitchen/status") == "online"
+    assert state_of(house, "kikimimi/kitchen/sensitivity/state") == "miss nothing"
+    assert state_of(house, "kikimimi/alert/state") == "ON"
+    # words are private now, and those that were told are not told again
+    assert "kikimimi/kitchen/last/speech" not in topics(house.states(2.0))
+    assert "kikimimi/kitchen/last/sound" in topics(house.states(2.0))
+    # the attic is there as if it always had been
+    assert state_of(house, "kikimimi/attic/status") == "disabled"
+    assert state_of(house, "kikimimi/attic/sound/doorbell/state") == "OFF"
+    # and the alert ends with the sound
+    house.messages(sound(room="kitchen", id="kitchen", state=State.ENDED), 3.0)
+    assert state_of(house, "kikimimi/alert/state") == "OFF"
+
+
+def test_an_alert_ends_with_its_room():
+    house = House(HOME, "kikimimi")
+    house.messages(sound(room="hall"), 1.0)
+    assert state_of(house, "kikimimi/alert/state") == "ON"
+    house.change(replace(HOME, rooms=HOME.rooms[:1]))
+    assert state_of(house, "kikimimi/alert/state") == "OFF"
