@@ -222,12 +222,25 @@ def parser() -> argparse.ArgumentParser:
     add(commands, "check", check_configuration, "explain the configuration and its rules, and warn")
     doctor = add(commands, "doctor", examine_machine, "tell what this machine can run and what is missing")
     doctor.add_argument("--json", action="store_true", help="one line of JSON")
-    add(commands, "alive", check_alive, "for the health check of a container: whether its daemon makes progress")
+    add_service_commands(commands)
     demo = add(commands, "demo", run_demo, "hear a recorded house with an embedded broker and print every MQTT message")
     demo.add_argument(
         "--speed", type=speed, default=1.0, metavar="N", help="1 real time (default), 0 as fast as possible"
     )
     return top
+
+
+def add_service_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """What installs and removes the systemd service."""
+    install = add(commands, "install-service", install_service, "install or update a systemd service")
+    install.add_argument("--prefix", type=Path, metavar="DIR", help="its virtual environment (default /opt/kikimimi)")
+    uninstall = add(commands, "uninstall-service", uninstall_service, "remove that service; its configuration stays")
+    uninstall.add_argument("--prefix", type=Path, metavar="DIR", help="as it was installed")
+    uninstall.add_argument("--purge", action="store_true", help="remove configuration, state and models too")
+    add(commands, "alive", check_alive, "for the health check of a container: whether its daemon makes progress")
+    for sub in (install, uninstall):
+        sub.add_argument("--user", action="store_true", help="a service of your own, for a desktop's sound server")
+        sub.add_argument("--dry-run", action="store_true", help="only tell what would be done")
 
 
 def add(
@@ -592,6 +605,33 @@ def check_configuration(arguments: argparse.Namespace) -> int:
         print(text)  # noqa: T201
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
+    return 0
+
+
+def install_service(arguments: argparse.Namespace) -> int:
+    """`kikimimi install-service`."""
+    from assistant import installing  # noqa: PLC0415
+
+    layout = installing.layout_of(user=arguments.user, prefix=arguments.prefix)
+    if not arguments.dry_run:
+        installing.check_caller(layout, "install-service")
+    installing.perform(installing.install_steps(layout, arguments.config), print, dry_run=arguments.dry_run)
+    for line in () if arguments.dry_run else installing.told(layout):
+        print(line)  # noqa: T201
+    return 0
+
+
+def uninstall_service(arguments: argparse.Namespace) -> int:
+    """`kikimimi uninstall-service`."""
+    from assistant import installing  # noqa: PLC0415
+
+    layout = installing.layout_of(user=arguments.user, prefix=arguments.prefix)
+    if not arguments.dry_run:
+        installing.check_caller(layout, "uninstall-service")
+    steps = installing.uninstall_steps(layout, purge=arguments.purge)
+    installing.perform(steps, print, dry_run=arguments.dry_run)
+    for line in installing.stays(layout, purge=arguments.purge) if steps else ("there is nothing to remove",):
+        print(line)  # noqa: T201
     return 0
 
 

@@ -39,7 +39,9 @@ def test_help_imports_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-@pytest.mark.parametrize("command", ["run", "listen", "ask", "devices", "models", "check", "doctor", "demo", "alive"])
+@pytest.mark.parametrize(
+    "command", ["run", "listen", "ask", "devices", "models", "check", "doctor", "demo", "alive", "install-service"]
+)
 def test_each_command_explains_itself(command: str, tmp_path: Path) -> None:
     done = kikimimi(command, "--help", home=tmp_path)
     assert done.returncode == 0
