@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FILE = "history.db"
+REVISION = "0001"  # the newest of migrations/
 BATCH = 500  # changes that share one commit
 WAITING = 5_000  # changes that wait for the disk; what comes when it is full is not written, and counted
 LETTERS = 50_000  # messages that wait for a broker; then the oldest is shed and counted
@@ -243,14 +244,13 @@ class History:
     def _work(self) -> None:
         """The life of the thread: take what waits, write it in one transaction, tell what came of it."""
         try:
-            batch: list[_Change] = []
             ending = False
-            while True:
+            while (
+                not ending
+            ):  # opened by the first change: until the house is told that we are online there is other work
+                batch, ending = self._taken()
                 self._write(batch)
                 self._tidy()
-                if ending:
-                    break
-                batch, ending = self._taken()
         except Exception:
             log.exception("history: %s: the writer broke; nothing is written any more", self.place)
             self.problem = "internal error"
@@ -665,7 +665,14 @@ def _engine(settings: HistorySettings, path: Path | None, *, reading: bool = Fal
 
 
 def _upgrade(connection: Connection) -> None:
-    """Bring the tables to the newest revision of `migrations/`."""
+    """Bring the tables to the newest revision of `migrations/`, which is `REVISION`."""
+    from sqlalchemy import inspect, text  # noqa: PLC0415
+
+    with connection.begin():
+        if inspect(connection).has_table("alembic_version"):
+            revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+            if revision == REVISION:  # nearly always; Alembic takes half a second to import
+                return
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
 

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from alembic.script import ScriptDirectory
 from outputs.brokers import free_port, until
 from pydantic import SecretStr, ValidationError
 
@@ -453,6 +454,11 @@ async def test_a_large_file_loses_the_oldest_events(start: Start, tmp_path: Path
     assert 100 < len(left) < 500
     await again.close()
     assert (tmp_path / FILE).stat().st_size < size / 2
+
+
+def test_the_newest_revision_is_the_one_that_is_known():
+    script = ScriptDirectory(str(Path(history.__file__).parent / "migrations"))
+    assert script.get_current_head() == history.REVISION
 
 
 async def test_the_file_is_for_its_owner_alone(start: Start, tmp_path: Path):
