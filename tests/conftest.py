@@ -10,11 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-# The goldens of Qwen-Audio's log-mel were computed by MKL's generic FFT. Where it knows the processor MKL takes another
-# one, whose float32 rounding moves quiet bins by up to 6e-5, as far as float64 is from both. Before torch is imported.
-os.environ.setdefault("MKL_CBWR", "COMPATIBLE")
-
 import tiny_qwen_audio
 
 from assistant.errors import ModelError
