@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ANSWER_WITHIN = 2.0  # seconds for the loop to give its figures
+ASK_WITHIN = 5.0  # seconds for a client to say what it wants: each has a thread
 # Figures that only grow; all others are gauges.
 COUNTERS = """
 uptime_s events model_errors source_errors dropped_s_total shed_sounds_s shed_speech_s utterances_dropped wake_words
@@ -95,6 +96,8 @@ def served(settings: MetricsSettings, snapshot: Callable[[], Snapshot], version:
         )
         yield
         return
+    # socketserver.StreamRequestHandler's own; the library sets none
+    server.RequestHandlerClass.timeout = ASK_WITHIN  # type: ignore[attr-defined]
     log.info("metrics: http://%s:%d/metrics", settings.host, settings.port)
     try:
         yield

@@ -240,6 +240,31 @@ def satellite() -> Target:
     )
 
 
+def http_requests() -> Target:
+    from assistant.metrics import MetricsSettings, Snapshot, served
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    loop = background()
+
+    async def start() -> None:
+        start.kept = served(MetricsSettings(port=port), lambda: Snapshot({"events": 1}, (), ()), "0")  # type: ignore[attr-defined]
+        start.kept.__enter__()  # type: ignore[attr-defined]
+
+    loop(start())
+    plain = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+
+    def run(data: bytes) -> None:
+        converse(port, data)
+        assert b"kikimimi_events_total 1.0" in converse(port, plain), "it does not answer any more"
+
+    asked = b"GET /metrics?name[]=kikimimi_events_total HTTP/1.1\r\nAccept: application/openmetrics-text\r\n\r\n"
+    return Target(
+        [plain, asked, b"POST /metrics HTTP/1.0\r\nContent-Length: 5\r\n\r\nhello", b"GET / HTTP/0.9\r\n"], run
+    )
+
+
 def http_answers() -> Target:
     """What a host answers to a webhook."""
     from assistant.events import Webhook
@@ -455,6 +480,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "MQTT packets": mqtt_packets,
     "Wyoming requests": wyoming_requests,
     "Wyoming satellite": satellite,
+    "HTTP requests": http_requests,
     "HTTP answers": http_answers,
     "HTTP addresses": http_addresses,
     "WAV, FLAC and others": audio_headers,

@@ -67,6 +67,17 @@ async def test_a_loop_that_hangs_costs_the_figures_not_the_answer(monkeypatch: p
     assert found["process_open_fds"] > 0
 
 
+async def test_a_client_that_says_nothing_is_left(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(metrics, "ASK_WITHIN", 0.3)
+    port = free_port()
+    with served(MetricsSettings(port=port), snapshot, "1"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /metr")
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+        assert (await asked(port))["kikimimi_events_total"] == 7
+
+
 async def test_a_port_that_is_taken_is_told(caplog: pytest.LogCaptureFixture):
     port = free_port()
     with served(MetricsSettings(port=port), snapshot, "1"), served(MetricsSettings(port=port), snapshot, "1"):
