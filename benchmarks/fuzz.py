@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import io
 import json
 import logging
@@ -248,15 +249,17 @@ def http_requests() -> Target:
         port = int(probe.getsockname()[1])
     loop = background()
 
-    async def start() -> None:
-        start.kept = served(MetricsSettings(port=port), lambda: Snapshot({"events": 1}, (), ()), "0")  # type: ignore[attr-defined]
-        start.kept.__enter__()  # type: ignore[attr-defined]
+    async def start() -> contextlib.AbstractContextManager[None]:
+        serving = served(MetricsSettings(port=port), lambda: Snapshot({"events": 1}, (), ()), "0")
+        serving.__enter__()
+        return serving
 
-    loop(start())
+    serving = loop(start())
     plain = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
 
     def run(data: bytes) -> None:
         converse(port, data)
+        assert serving is not None  # it serves as long as it is held
         assert b"kikimimi_events_total 1.0" in converse(port, plain), "it does not answer any more"
 
     asked = b"GET /metrics?name[]=kikimimi_events_total HTTP/1.1\r\nAccept: application/openmetrics-text\r\n\r\n"
