@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
@@ -42,9 +43,15 @@ LETTERS = 50_000  # messages that wait for a broker; then the oldest is shed and
 PROBE = 5.0  # seconds after a failure in which nothing is tried: a dead database must not hold up each event
 STATEMENT = 10.0  # seconds that one statement, or connecting, may take
 TIDY_EVERY = 3_600.0  # seconds between two looks at age and size
+TIDY_AGAIN = 60.0  # seconds after that failed
+TIDY_PAGES = 2_000  # given back to the disk at once
 TIDY_ROWS = 2_000  # deleted in one transaction, so that an event never waits long
+SERVER_LOCK = 0x6B696B69  # of PostgreSQL's advisory locks, which all programs on a database share
 STOP = 5.0  # seconds for what waits when the daemon ends
 MB = 1_000_000
+URL_REMEDY = (
+    "url must read postgresql://user:password@host:port/database; write : / and @ in a password as %3A, %2F and %40"
+)
 
 
 class HistorySettings(Settings):
@@ -58,7 +65,7 @@ class HistorySettings(Settings):
         default=None, description="postgresql://user:password@host/database in place of a file (extra: postgres)"
     )
     days: float = Field(default=365, gt=0, le=36_500, description="older events are deleted")
-    megabytes: float = Field(default=500, ge=1, description="of a larger file the oldest events are deleted")
+    megabytes: float = Field(default=500, ge=1, description="of a larger SQLite file the oldest events are deleted")
 
     @field_validator("path")
     @classmethod
@@ -72,8 +79,8 @@ class HistorySettings(Settings):
     def _one_place(self) -> Self:
         if self.path is not None and self.url is not None:
             raise ValueError("path and url are both given: remove one")
-        if self.url is not None and not self.url.get_secret_value().startswith(("postgresql://", "postgres://")):
-            raise ValueError("url must read postgresql://user:password@host:port/database")
+        if self.url is not None and not _is_of_a_server(self.url.get_secret_value()):
+            raise ValueError(URL_REMEDY)
         return self
 
 
@@ -120,7 +127,8 @@ class History:
         self.events = 0  # written since the start
         self.lost = 0  # events that could not be written
         self.shed = 0  # messages that were too many, the oldest
-        self._changes: queue.Queue[_Change | None] = queue.Queue(WAITING)
+        self._changes: queue.SimpleQueue[_Change | None] = queue.SimpleQueue()  # `WAITING` and the end
+        self._over = False  # nobody takes what is put there
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed: asyncio.Event = asyncio.Event()
@@ -128,9 +136,11 @@ class History:
         self._connection: Connection | None = None
         self._lock: int | None = None
         self._letters = 0
+        self._number = 0  # the highest of a message; later ones are larger, whatever becomes of the file
         self._tidied = 0.0
         self._size = 0
         self._retry_at = 0.0
+        self._damage: str | None = None  # of the file, found while it was in use
         self._undone: list[_Change] = []  # acknowledgements that could not be written yet
         self.problem: str | None = None
 
@@ -149,8 +159,7 @@ class History:
         """Write what waits for at most `seconds`, and close the database."""
         if self._thread is None:
             return
-        with contextlib.suppress(queue.Full):
-            self._changes.put_nowait(None)
+        self._changes.put(None)
         if not await at_most(seconds, self._closed.wait()):
             log.warning("history: %s did not finish within %.0f s", self.place, seconds)
 
@@ -234,27 +243,28 @@ class History:
     # the thread
 
     def _ask(self, change: _Change) -> bool:
-        """Queue a change; False if too many wait."""
-        try:
-            self._changes.put_nowait(change)
-        except queue.Full:
+        """Queue a change; False if too many wait, or nothing is written any more."""
+        if self._over or self._changes.qsize() >= WAITING:
             return False
+        self._changes.put(change)
         return True
 
     def _work(self) -> None:
         """The life of the thread: take what waits, write it in one transaction, tell what came of it."""
+        batch: list[_Change] = []
+        ending = False
         try:
-            ending = False
-            while (
-                not ending
-            ):  # opened by the first change: until the house is told that we are online there is other work
+            # opened by the first change: until the house is told that we are online there is other work
+            while not ending:
                 batch, ending = self._taken()
                 self._write(batch)
                 self._tidy()
         except Exception:
             log.exception("history: %s: the writer broke; nothing is written any more", self.place)
             self.problem = "internal error"
+            self._tell([(change.told, None) for change in batch])
         finally:
+            self._over = True
             self._disconnect()
             self._release()
             while True:  # nobody may wait for what is not written any more
@@ -289,7 +299,7 @@ class History:
         try:
             outcomes = self._transact(batch)
         except Exception as error:
-            usable = _is_of_the_data(error) or self._still_there()
+            usable = _is_of_the_data(error) or (not _is_damage(error) and self._still_there())
             if usable and len(batch) > 1:  # a full disk can still be read; one event's fault is no other's
                 for change in batch:
                     self._write([change])
@@ -349,8 +359,11 @@ class History:
     def _tell(self, outcomes: Sequence[tuple[Callable[[Any], None] | None, Any]]) -> None:
         def on_loop() -> None:
             for told, outcome in outcomes:
-                if told is not None:
-                    told(outcome)
+                try:
+                    if told is not None:
+                        told(outcome)
+                except Exception:  # the others wait for theirs
+                    log.exception("history: whoever asked failed on the answer")
 
         self._on_loop(on_loop)
 
@@ -363,6 +376,8 @@ class History:
         """Connect, check, bring the tables up to date. A damaged file is put aside."""
         try:
             self._hold()
+            if self._damage is not None:
+                self._put_aside(self._damage)
             try:
                 self._connect()
             except Exception as error:
@@ -374,6 +389,8 @@ class History:
         except Exception as error:
             self._broken(error)
             return False
+        finally:
+            self._damage = None
         if self._letters:
             log.info("history: %d messages of an earlier run have not arrived yet", self._letters)
         return True
@@ -383,9 +400,12 @@ class History:
         self._connection = _engine(self.settings, self.path).connect()
         if self.path is not None and (damage := _damage(self._connection)):
             raise HistoryError(f"malformed: {damage}")
+        if self.path is None:
+            self._hold_server()
         _upgrade(self._connection)
         with self._connection.begin():
             self._letters = _count_letters(self._connection)
+            self._number = max(self._number, _highest_letter(self._connection))
         self._measure()
 
     def _hold(self) -> None:
@@ -396,12 +416,26 @@ class History:
         descriptor = os.open(self.path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             os.close(descriptor)
             raise HistoryError(
                 "another daemon writes there; remedy: stop it, or give this one a history.path of its own"
             ) from None
+        except OSError as error:  # some network shares
+            log.warning("history: %s: no lock (%s): see that one daemon alone writes there", self.place, error.strerror)
         self._lock = descriptor
+
+    def _hold_server(self) -> None:
+        """The same for a database of a server, which lets go when it loses the connection. Raises `HistoryError`."""
+        from sqlalchemy import text  # noqa: PLC0415
+
+        assert self._connection is not None  # noqa: S101 - called by `_connect`
+        with self._connection.begin():
+            held = text("SELECT pg_try_advisory_lock(:key, hashtext(current_schema()))")
+            if not self._connection.execute(held, {"key": SERVER_LOCK}).scalar_one():
+                raise HistoryError(
+                    "another daemon writes there; remedy: stop it, or give this one a history.url of its own"
+                )
 
     def _release(self) -> None:
         if self._lock is not None:
@@ -428,7 +462,7 @@ class History:
         def change(letter: Letter) -> _Change:
             return _Change(lambda connection: self._put(connection, letter.raised, letter.body), None)
 
-        self._undone = [change(letter) for letter in letters]
+        self._undone = [change(letter) for letter in letters]  # what was to be forgotten is in the other file
 
     def _broken(self, error: Exception, *, usable: bool = False) -> None:
         """Tell a failure once, and connect again later, unless the connection is `usable` for reading."""
@@ -442,6 +476,8 @@ class History:
                 reason,
                 _remedy(reason, self.path is not None),
             )
+        if self.path is not None and _is_damage(error):
+            self._damage, usable = reason, False
         if not usable:
             self._disconnect()
         self._retry_at = time.monotonic() + PROBE
@@ -459,12 +495,12 @@ class History:
     def _put(self, connection: Connection, raised: float, body: str) -> int:
         from sqlalchemy import insert  # noqa: PLC0415
 
-        number = connection.execute(insert(_tables().letters).values(raised=raised, body=body)).inserted_primary_key
-        assert number is not None  # noqa: S101 - an integer primary key always has a value
+        self._number += 1
+        connection.execute(insert(_tables().letters).values(number=self._number, raised=raised, body=body))
         self._letters += 1
         if self._letters > LETTERS:
             self._shed_oldest(connection)
-        return int(number[0])
+        return self._number
 
     def _shed_oldest(self, connection: Connection) -> None:
         from sqlalchemy import delete, select  # noqa: PLC0415
@@ -490,14 +526,16 @@ class History:
         if self._connection is None or time.monotonic() < self._tidied:
             return
         try:
-            deleted = self._delete_some()
+            more = self._vacuum()
             self._measure()
+            more = more or self._delete_some() > 0  # by size only what is left when the file has shrunk
         except Exception as error:
-            self._broken(error)
+            self._broken(error, usable=self._still_there())  # what waits can still be read from a full disk
+            self._tidied = time.monotonic() + TIDY_AGAIN
             return
         # while there is more to delete, go on after whatever came meanwhile
-        self._tidied = time.monotonic() + (0.0 if deleted else TIDY_EVERY)
-        if deleted and self._changes.empty():
+        self._tidied = time.monotonic() + (0.0 if more else TIDY_EVERY)
+        if more and self._changes.empty():
             self._ask(_Change(lambda _connection: None, lambda _outcome: None, reads=True))
 
     def _delete_some(self) -> int:
@@ -507,15 +545,24 @@ class History:
         assert self._connection is not None  # noqa: S101 - checked by the caller
         table = _tables().events
         oldest = select(table.c.id).order_by(table.c.start).limit(TIDY_ROWS)
-        if self._size <= self.settings.megabytes * MB:
+        if self.path is None or self._size <= self.settings.megabytes * MB:  # a server's tables do not shrink
             oldest = oldest.where(table.c.start < time.time() - self.settings.days * 86_400.0)
         with self._connection.begin():
-            deleted = self._connection.execute(delete(table).where(table.c.id.in_(oldest))).rowcount
-        if deleted and self.path is not None:
-            file = self._connection.connection.driver_connection
-            assert file is not None  # noqa: S101 - the connection is open
-            file.executescript("PRAGMA incremental_vacuum")  # `execute` would free a single page
-        return deleted
+            return self._connection.execute(delete(table).where(table.c.id.in_(oldest))).rowcount
+
+    def _vacuum(self) -> bool:
+        """Give unused pages of the file back to the disk, a few at a time. Whether there are more."""
+        from sqlalchemy import text  # noqa: PLC0415
+
+        assert self._connection is not None  # noqa: S101 - checked by the caller
+        if self.path is None:
+            return False
+        with self._connection.begin():
+            unused = self._connection.execute(text("PRAGMA freelist_count")).scalar_one()
+        file = self._connection.connection.driver_connection
+        assert file is not None  # noqa: S101 - the connection is open
+        file.executescript(f"PRAGMA incremental_vacuum({TIDY_PAGES})")  # `execute` would free a single page
+        return bool(unused > TIDY_PAGES)
 
     def _measure(self) -> None:
         from sqlalchemy import text  # noqa: PLC0415
@@ -624,19 +671,28 @@ def _engine(settings: HistorySettings, path: Path | None, *, reading: bool = Fal
                 poolclass=NullPool,
                 connect_args={
                     "connect_timeout": round(STATEMENT),
-                    "options": f"-c statement_timeout={round(STATEMENT * 1000)}",
+                    # the server, too, is to find out that we are gone: it holds the lock for us
+                    "options": " ".join(
+                        f"-c {name}={value}"
+                        for name, value in {
+                            "statement_timeout": round(STATEMENT * 1000),
+                            "tcp_keepalives_idle": 5,
+                            "tcp_keepalives_interval": 2,
+                            "tcp_keepalives_count": 3,
+                        }.items()
+                    ),
                     "tcp_user_timeout": round(STATEMENT * 1000),
+                    "keepalives_idle": 5,
+                    "keepalives_interval": 2,
+                    "keepalives_count": 3,
                 },
             )
         except ModuleNotFoundError as error:
             raise HistoryError(
                 f"history.url needs the package {error.name}; remedy: pip install 'kikimimi[postgres]'"
             ) from None
-        except ArgumentError:
-            raise HistoryError(
-                "history.url must read postgresql://user:password@host:port/database; remedy: write : and @ in a "
-                "password as %3A and %40"
-            ) from None
+        except (ArgumentError, ValueError):  # its text may quote a piece of the password
+            raise HistoryError(f"history.{URL_REMEDY}") from None
     assert path is not None  # noqa: S101 - the only other place
     if not reading:
         path.touch(mode=0o600)  # SQLite's own would be readable by all
@@ -675,13 +731,22 @@ def _upgrade(connection: Connection) -> None:
                 return
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
+    from alembic.util import CommandError  # noqa: PLC0415
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     config.attributes["connection"] = connection
     for name in ("alembic.runtime.migration", "alembic.runtime.plugins"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        if "Can't locate revision" not in str(error):
+            raise
+        raise HistoryError(
+            "a newer kikimimi has changed its tables; remedy: update this one, or give it a history of its own "
+            "(history.path or history.url)"
+        ) from None
 
 
 def _damage(connection: Connection) -> str | None:
@@ -726,7 +791,7 @@ def _write_event(connection: Connection, event: Event, values: dict[str, Any]) -
             kind=event.kind,
             event_type=event.event_type,
             start=_unix(event.start),
-            text=None if event.text is None else event.text.replace("\0", " "),  # which PostgreSQL cannot hold
+            text=None if event.text is None else _storable(event.text),
             body=_json(values),
         )
     )
@@ -743,7 +808,13 @@ def _forget_clip(connection: Connection, identity: str) -> None:
 
 
 def _json(values: dict[str, Any]) -> str:
-    return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+    return text.encode(errors="backslashreplace").decode()  # half a surrogate pair becomes an escape of JSON
+
+
+def _storable(text: str) -> str:
+    """Without half surrogate pairs, which no database can hold, and NUL, which PostgreSQL cannot."""
+    return text.encode(errors="replace").decode().replace("\0", " ")
 
 
 def _unix(start: str | None) -> float:
@@ -773,10 +844,23 @@ def _count_letters(connection: Connection) -> int:
     return int(connection.execute(select(func.count()).select_from(_tables().letters)).scalar_one())
 
 
+def _is_of_a_server(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port = 5432 if parts.port is None else parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("postgresql", "postgres") and port > 0
+
+
+def _highest_letter(connection: Connection) -> int:
+    from sqlalchemy import func, select  # noqa: PLC0415
+
+    return connection.execute(select(func.max(_tables().letters.c.number))).scalar_one() or 0
+
+
 def _shown(settings: HistorySettings) -> str:
     """The server without its password."""
-    from urllib.parse import urlsplit  # noqa: PLC0415
-
     assert settings.url is not None  # noqa: S101 - asked only for a server
     parts = urlsplit(settings.url.get_secret_value())
     return f"postgresql://{parts.hostname}:{parts.port or 5432}{parts.path}"
@@ -786,13 +870,12 @@ def _is_of_the_data(error: Exception) -> bool:
     """Whether one row is at fault rather than the database."""
     from sqlalchemy.exc import DataError, IntegrityError, StatementError  # noqa: PLC0415
 
-    return isinstance(error, DataError | IntegrityError) or (
-        isinstance(error, StatementError) and isinstance(error.orig, ValueError | TypeError | OverflowError)
-    )
+    cause = error.orig if isinstance(error, StatementError) else error
+    return isinstance(error, DataError | IntegrityError) or isinstance(cause, ValueError | TypeError | OverflowError)
 
 
 def _is_damage(error: Exception) -> bool:
-    text = str(error).lower()
+    text = _reason(error).lower()  # not the error's: that quotes events
     return "malformed" in text or "not a database" in text
 
 
@@ -810,4 +893,6 @@ def _remedy(reason: str, file: bool) -> str:
         return "free some space on that disk, or lower history.megabytes"
     if "readonly" in text or "read-only" in text or "permission" in text or "unable to open" in text:
         return "check the owner and rights of the file and its folder"
+    if "remedy: " in text:
+        return text.split("remedy: ", 1)[1]
     return "see the reason" if file else "check history.url and the server"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import fcntl
 import json
 import logging
 import os
@@ -277,6 +279,180 @@ async def test_more_than_the_disk_can_take_is_told_at_once(start: Start, monkeyp
 # what goes wrong
 
 
+async def test_half_a_character_is_kept_and_found(
+    settings: HistorySettings, start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    store = await start(settings)
+    event = speech("A", "half \ud800 of a pair", caption="\udc00")
+    store.record(event)
+    store.record(sound("B"))
+    await until(lambda: store.events + store.lost == 2)
+    assert store.lost == 0
+    assert read(settings, tmp_path, Wanted(text="half"))[0] == event.to_json()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_an_event_that_cannot_be_held_is_not_a_broken_disk(start: Start, caplog: pytest.LogCaptureFixture):
+    store = await start(HistorySettings())
+    store.record(sound("A", room="half \ud800"))
+    store.record(sound("B"))
+    await until(lambda: store.events == 1 and store.lost == 1)
+    assert store.health()["ok"]
+    await told(caplog, "cannot hold an event")
+
+
+async def test_the_end_comes_though_too_much_waits(start: Start, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(history, "WAITING", 10)
+    store = await start(HistorySettings())
+    await kept(store, "warm")
+    held = threading.Event()
+    store._ask(history._Change(lambda _connection: held.wait(10), None))
+    await asyncio.sleep(0.2)
+    answers: list[int | None] = []
+    while None not in answers:
+        store.put(T0, "x", answers.append)
+    asyncio.get_running_loop().call_later(0.2, held.set)
+    await store.close()
+    assert store._thread is not None
+    await asyncio.to_thread(store._thread.join, 5)
+    assert not store._thread.is_alive()
+    assert answers.count(None) == 1  # all that waited was written
+
+
+async def test_a_writer_that_broke_keeps_nobody_waiting(start: Start, monkeypatch: pytest.MonkeyPatch):
+    store = await start(HistorySettings())
+    await kept(store, "warm")
+    monkeypatch.setattr(store, "_write", lambda _batch: 1 / 0)
+    assert await kept(store, "breaks it") is None
+    await until(lambda: store._thread is not None and not store._thread.is_alive())
+    assert await kept(store, "x") is None
+    store.record(sound())
+    assert store.lost == 1
+    assert store.health()["ok"] is False
+
+
+async def test_who_fails_on_its_answer_costs_no_other_its_own(start: Start, caplog: pytest.LogCaptureFixture):
+    store = await start(HistorySettings())
+    answers: list[int | None] = []
+    store.put(T0, "a", lambda _number: 1 / 0)  # type: ignore[arg-type,return-value]
+    store.put(T0, "b", answers.append)
+    await until(lambda: answers == [2])
+    await told(caplog, "failed on the answer")
+
+
+async def test_a_file_that_is_damaged_while_it_is_used(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(history, "PROBE", 0.2)
+    store = await start(HistorySettings())
+    for index in range(5):
+        await kept(store, f"letter {index}")
+    damaged = threading.Event()
+
+    def damage(connection: object) -> None:
+        if not damaged.is_set():
+            damaged.set()
+            raise sqlite3.DatabaseError("database disk image is malformed")
+
+    store._ask(history._Change(damage, None))
+    assert await kept(store, "meanwhile") is None
+    await asyncio.sleep(0.3)
+    number = await kept(store, "after")
+    assert number is not None
+    assert number > 5  # what is in flight must not be taken for something else
+    found, _ = await letters(store)
+    assert found is not None
+    assert [letter.body for letter in found] == [*(f"letter {index}" for index in range(5)), "after"]
+    assert (tmp_path / "history.damaged").exists()
+    await told(caplog, "5 messages that had not arrived were saved")
+
+
+async def test_words_of_an_event_are_no_damage(start: Start, tmp_path: Path):
+    from sqlalchemy.exc import OperationalError  # noqa: PLC0415
+
+    error = OperationalError("INSERT", {"text": "a malformed sentence"}, sqlite3.OperationalError("disk is full"))
+    assert not history._is_damage(error)
+
+
+async def test_tables_of_a_newer_version(
+    settings: HistorySettings, start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    from sqlalchemy import text  # noqa: PLC0415
+
+    monkeypatch.setattr(history, "PROBE", 0.2)
+    store = await start(settings)
+    await kept(store, "one")
+    answer = asyncio.Event()
+    change = text("UPDATE alembic_version SET version_num = '9999'")
+    store._ask(history._Change(lambda connection: connection.execute(change), lambda _outcome: answer.set()))
+    await asyncio.wait_for(answer.wait(), 5)
+    await store.close()
+    older = await start(settings)
+    assert await kept(older, "two") is None
+    await told(caplog, "a newer kikimimi has changed its tables; remedy: update this one")
+    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
+
+
+async def test_a_share_that_knows_no_locks_is_used_all_the_same(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def refused(_descriptor: int, _how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    store = await start(HistorySettings())
+    assert await kept(store, "x") == 1
+    await told(caplog, "no lock (No locks available)")
+
+
+async def test_two_daemons_on_one_server(postgres: str, start: Start, caplog: pytest.LogCaptureFixture):
+    _emptied(postgres)
+    settings = HistorySettings(url=SecretStr(postgres))
+    first = await start(settings)
+    assert await kept(first, "mine") == 1
+    second = await start(settings)
+    assert await kept(second, "not mine") is None
+    await told(caplog, "another daemon writes there; remedy: stop it, or give this one a history.url")
+    await first.close()
+    third = await start(settings)
+    assert await kept(third, "again") == 2
+
+
+async def test_a_server_that_ends_the_connection_is_asked_again(
+    postgres: str, start: Start, monkeypatch: pytest.MonkeyPatch
+):
+    import psycopg  # noqa: PLC0415
+
+    monkeypatch.setattr(history, "PROBE", 0.2)
+    _emptied(postgres)
+    store = await start(HistorySettings(url=SecretStr(postgres)))
+    number = await kept(store, "before")
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+    assert await kept(store, "meanwhile") is None
+    store.drop(number or 0)
+    await asyncio.sleep(0.5)
+    assert await kept(store, "after") is not None
+    found, _ = await letters(store)
+    assert found is not None
+    assert [letter.body for letter in found] == ["after"]
+
+
+async def test_a_server_is_not_emptied_by_its_size(postgres: str, start: Start, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(history, "MB", 1_000)  # its tables do not shrink when rows are deleted
+    _emptied(postgres)
+    settings = HistorySettings(url=SecretStr(postgres), megabytes=1)
+    store = await start(settings)
+    for index in range(50):
+        store.record(sound(str(index)))
+    await until(lambda: store.events == 50)
+    store._tidied = 0.0
+    for _ in range(3):
+        await kept(store, "wake")
+    assert store.health()["mb"] > 1
+    assert len(read(settings, Path(), Wanted())) == 50
+
+
 async def test_a_damaged_file_is_put_aside_and_its_letters_are_saved(
     start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
@@ -408,6 +584,8 @@ async def test_a_server_that_is_away_is_tried_again(
     [
         {"url": "mysql://house"},
         {"url": "postgresql://house", "path": "/tmp/x"},  # noqa: S108
+        {"url": "postgresql://user:pass/word@house/database"},
+        {"url": "postgresql://user:word@house:99999/database"},
         {"days": 0},
         {"megabytes": 0.1},
     ],
@@ -459,6 +637,22 @@ async def test_a_large_file_loses_the_oldest_events(start: Start, tmp_path: Path
 def test_the_newest_revision_is_the_one_that_is_known():
     script = ScriptDirectory(str(Path(history.__file__).parent / "migrations"))
     assert script.get_current_head() == history.REVISION
+
+
+async def test_messages_that_have_arrived_cost_no_event(start: Start, tmp_path: Path):
+    store = await start(HistorySettings())
+    for index in range(100):
+        store.record(sound(f"{index:04}"))
+    numbers = [await kept(store, "x" * 50_000) for _ in range(60)]
+    for number in numbers:
+        store.drop(number or 0)
+    await store.close()  # three megabytes of the file are not used any more
+    assert (tmp_path / FILE).stat().st_size > 2_000_000
+    again = await start(HistorySettings(megabytes=1.0))
+    await kept(again, "wake")
+    await until(lambda: 0 < again.health()["mb"] <= 1.0)
+    await again.close()
+    assert len(read(HistorySettings(), tmp_path, Wanted(limit=1_000))) == 100
 
 
 async def test_the_file_is_for_its_owner_alone(start: Start, tmp_path: Path):
