@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 from assistant.outputs.topics import Message
@@ -23,6 +26,17 @@ PAGE = 100  # messages read from the disk at once
 KEPT_WITHIN = 1.0  # seconds: an alarm does not wait longer for a disk that hangs
 ASK_AGAIN = 5.0  # seconds after the disk could not be read
 WARN_EVERY = 100  # the first and each hundredth message that is shed is logged
+
+
+def _boot() -> str:
+    """What the monotonic clock counts from: this start of the machine, where that can be known."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return secrets.token_hex(8)
+
+
+BOOT = _boot()
 
 
 class Letter(Protocol):
@@ -171,9 +185,8 @@ class Outbox:
         self._skip.clear()
 
     def _decoded(self, letter: Letter) -> Message | None:
-        age = max(0.0, time.time() - letter.raised)
         try:
-            return replace(decode(letter.body, self._clock() - age), number=letter.number)
+            return replace(decode(letter.body, time.time() - letter.raised, self._clock()), number=letter.number)
         except (ValueError, TypeError, KeyError):
             log.exception("MQTT: message %d on the disk cannot be read; it is given up", letter.number)
             if self._journal is not None:
@@ -199,14 +212,26 @@ def encode(message: Message) -> str:
         "retain": message.retain,
         "expiry": message.expiry,
         "rule": message.rule,
+        "raised": message.raised,
+        "boot": BOOT,
     }
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    return text.encode(errors="backslashreplace").decode()  # half a surrogate pair becomes an escape of JSON
 
 
-def decode(body: str, raised: float) -> Message:
-    """The message that `encode` wrote, raised at `raised` of the clock. Raises ValueError, TypeError or KeyError."""
+def decode(body: str, age: float, now: float) -> Message:
+    """The message that `encode` wrote, `age` seconds ago by the calendar; it is `now` of the clock.
+
+    Calendars jump when NTP sets them and stand still where no battery keeps them: what may be old is taken to be old.
+    Raises ValueError, TypeError or KeyError.
+    """
     values = json.loads(body)
     payload = values["payload"]
+    if values.get("boot") == BOOT:
+        age = max(age, now - float(values["raised"]))
+    elif age < 0.0:
+        age = math.inf
+    raised = now - max(0.0, age)
     if not isinstance(values["topic"], str) or not isinstance(payload, str | dict):
         raise ValueError("neither topic nor payload of a message")  # noqa: TRY004 - a file, not a caller, is wrong
     return Message(

@@ -132,7 +132,8 @@ class Message:
             return self.payload.encode()
         if isinstance(self.payload, bytes):
             return self.payload
-        return json.dumps(self.payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+        text = json.dumps(self.payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return text.encode(errors="backslashreplace")  # half a surrogate pair becomes an escape of JSON
 
 
 def level_topic_part(name: str) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from brokers import Mosquitto, Subscriber, until
 
+from assistant import history
 from assistant.events import Event, Publish, State
 from assistant.history import History, HistorySettings
+from assistant.history import _Change as Change
 from assistant.outputs import outbox
 from assistant.outputs.homeassistant import HomeAssistantSettings
 from assistant.outputs.mqtt import Mqtt
@@ -81,8 +84,21 @@ def test_what_lies_on_the_disk_is_the_message():
     message = Message(
         "a/b", {"text": "電気", "late": False}, 5.0, qos=2, retain=True, expiry=60, rule="r", lasting=True
     )
-    assert decode(encode(message), 5.0) == message
-    assert decode(encode(lasting("\0 {{ }}")), 0.0) == lasting("\0 {{ }}")
+    assert decode(encode(message), 0.0, 5.0) == message
+    for text in ("\0 {{ }}", "half a pair \ud800"):
+        assert decode(encode(lasting(text)), 0.0, 0.0) == lasting(text)
+
+
+def test_a_calendar_that_jumps_makes_nothing_fresh(monkeypatch: pytest.MonkeyPatch):
+    body = encode(Message("t", {"late": False}, 1_000.0, lasting=True))
+    an_hour_back = -3_600.0
+    assert decode(body, an_hour_back, 1_050.0).raised == 1_000.0
+    assert decode(body, 7_200.0, 1_050.0).raised == 1_050.0 - 7_200.0  # the machine slept
+    monkeypatch.setattr(outbox, "BOOT", "another")
+    assert decode(body, 30.0, 50.0).raised == 20.0
+    sent = decode(body, an_hour_back, 50.0).due(50.0)
+    assert sent is not None
+    assert sent.payload == {"late": True}
 
 
 async def test_without_a_disk_all_waits_in_memory():
@@ -191,6 +207,52 @@ async def test_a_letter_that_cannot_be_read_is_given_up(caplog: pytest.LogCaptur
 
 
 # with a broker
+
+
+async def test_half_a_character_stops_no_event(
+    mosquitto: Mosquitto, started: Start, subscribe: Subscribe, journals: Callable[[], History]
+):
+    journal = journals()
+    subscriber = subscribe(mosquitto.port)
+    output = started(mosquitto.port, journal=journal)
+    await asyncio.wait_for(output.connected.wait(), 20)
+    output.offer(replace(event("A"), label="Dog \ud800"))
+    output.offer(event("B"))
+    await until(lambda: len(subscriber.payloads(EVENT)) == 2)
+    assert [json.loads(payload)["id"] for payload in subscriber.payloads(EVENT)] == ["A", "B"]
+    await until(lambda: journal.health()["unsent"] == 0)
+    assert (output.health()["unkept"], output.health()["drops"]) == (0, 0)
+
+
+async def test_events_go_out_when_the_file_was_replaced_meanwhile(
+    mosquitto: Mosquitto,
+    started: Start,
+    subscribe: Subscribe,
+    journals: Callable[[], History],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(history, "PROBE", 0.1)
+    journal = journals()
+    subscriber = subscribe(mosquitto.port)
+    output = started(mosquitto.port, journal=journal)
+    await asyncio.wait_for(output.connected.wait(), 20)
+    for number in range(20):
+        output.offer(event(f"{number:02}"))
+    await until(lambda: len(subscriber.payloads(EVENT)) == 20)
+
+    def replaced(_connection: object) -> None:
+        for end in ("", "-wal", "-shm"):
+            Path(f"{journal.path}{end}").unlink()
+        journal._disconnect()
+
+    journal._ask(Change(replaced, None))
+    await asyncio.sleep(0.5)
+    for number in range(20, 30):
+        output.offer(event(f"{number:02}"))
+    await until(lambda: len(subscriber.payloads(EVENT)) == 30)
+    assert output.health()["unkept"] == 0
+    assert [json.loads(payload)["id"] for payload in subscriber.payloads(EVENT)] == [f"{n:02}" for n in range(30)]
+    await until(lambda: journal.health()["unsent"] == 0)
 
 
 async def test_events_survive_daemon_and_broker(
