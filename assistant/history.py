@@ -701,6 +701,8 @@ def _engine(settings: HistorySettings, path: Path | None, *, reading: bool = Fal
     @event.listens_for(engine, "connect")
     def connected(connection: Any, _record: object) -> None:  # noqa: ANN401 - sqlite3's, through SQLAlchemy
         connection.isolation_level = None  # transactions as SQLAlchemy begins them, tables included
+        if reading:  # SQLite's own knows no letters beyond ASCII
+            connection.create_function("lower", 1, lambda text: text and text.lower(), deterministic=True)
         for pragma in (
             ("query_only = ON",)
             if reading

@@ -57,10 +57,11 @@ def moment(text: str, option: str) -> float:
 
 
 def show(settings: HistorySettings, wanted: Wanted, out: TextIO, *, as_json: bool = False) -> None:
-    """Write the events that are wanted, the oldest first. Raises `HistoryError`."""
+    """Write the events that are wanted, the oldest first; what `out` cannot show is escaped. Raises `HistoryError`."""
+    encoding = out.encoding or "utf-8"
     for event in history.read(settings, platformdirs.user_state_path("kikimimi"), wanted):
         line = json.dumps(event, ensure_ascii=False, separators=(",", ":")) if as_json else _readable(event)
-        out.write(line + "\n")
+        out.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
 def _readable(event: dict[str, Any]) -> str:

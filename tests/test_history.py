@@ -194,6 +194,15 @@ async def test_events_are_found_by_time_room_type_and_text(settings: HistorySett
     assert ids(limit=2) == "DE"
 
 
+async def test_words_are_found_in_any_case_beyond_ascii(start: Start, tmp_path: Path):
+    store = await start(HistorySettings())
+    store.record(speech("A", "Ärger mit dem ÖL"))
+    store.record(speech("B", None))
+    await until(lambda: store.events == 2)
+    for text in ("ärger", "ÄRGER", "öl"):
+        assert [event["id"] for event in read(HistorySettings(), tmp_path, Wanted(text=text))] == ["A"]
+
+
 async def test_a_new_run_goes_on_where_the_last_ended(settings: HistorySettings, start: Start, tmp_path: Path):
     first = await start(settings)
     first.record(sound("A"))

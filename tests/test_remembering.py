@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from datetime import UTC, datetime
@@ -127,3 +128,19 @@ def test_a_moment_is_local_unless_it_says_otherwise():
     assert abs(remembering.moment("90 min", "--since") - (time.time() - 5_400)) < 5
     with pytest.raises(ConfigurationError):
         remembering.moment("", "--since")
+
+
+async def test_what_the_terminal_cannot_show_is_escaped(tmp_path: Path):
+    settings = HistorySettings(path=tmp_path / "history.db")
+    store = History(settings, tmp_path)
+    store.start()
+    store.record(
+        Event("A", "kitchen", "mic", "speech", State.HEARD, "speech", "Speech", 0.9, start=NOW, text="Öl \ud800")
+    )
+    await store.close()
+    for encoding, as_json in (("utf-8", True), ("utf-8", False), ("ascii", True), ("ascii", False)):
+        out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        remembering.show(settings, remembering.wanted(), out, as_json=as_json)
+        out.seek(0)
+        line = out.read()
+        assert "l \\ud800" in line if as_json else "l " in line
