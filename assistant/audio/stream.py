@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 OPEN_SECONDS = 8.0  # until the peer has answered and the format is known
 READ_SECONDS = 8.0  # without a packet
+# FFmpeg looks at up to 5 s of a stream before its first frame, mostly for the sake of pictures; sound is known at once.
+ANALYSE_MICROSECONDS = "500000"
 LEAD_SECONDS = 2.0  # a peer that sends faster than real time (a file, a radio's first burst) is read this far ahead
 HELD_FRAMES = 1_000  # about 20 s between the thread and whoever takes the chunks
 BACKOFF = (1.0, 15.0)  # seconds, give or take a fifth: first and longest wait before it is tried again
@@ -75,7 +77,9 @@ class Stream:
 
         try:
             scheme = self._url.partition("://")[0].lower()
-            options = {"rtsp_transport": "tcp"} if scheme.startswith("rtsp") else {}
+            options = {"analyzeduration": ANALYSE_MICROSECONDS}
+            if scheme.startswith("rtsp"):
+                options["rtsp_transport"] = "tcp"
             patience = (OPEN_SECONDS, READ_SECONDS)
             with av.open(self._url, timeout=patience, options=options, metadata_errors="replace") as container:
                 if not container.streams.audio:
