@@ -110,7 +110,7 @@ OWN_TOPICS = {
         for room in ROOMS
         for end in (
             *("status", "event", "trigger", "transcript", "intent", "level", "spectrogram", "doorbell/event"),
-            *("listening/state", "sensitivity/state", "last/sound", "last/speech"),
+            *("listening/state", "sensitivity/state", "last/sound", "last/speech", "problem", "clip"),
             *(f"sound/{sound.event_type}/{end}" for sound in HOME.sounds for end in ("state", "attributes")),
         )
     ),
