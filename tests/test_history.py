@@ -437,7 +437,10 @@ async def test_a_server_that_ends_the_connection_is_asked_again(
     store = await start(HistorySettings(url=SecretStr(postgres)))
     number = await kept(store, "before")
     with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+        connection.execute(  # and waits until it is gone
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+            " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        )
     assert await kept(store, "meanwhile") is None
     store.drop(number or 0)
     await asyncio.sleep(0.5)
@@ -495,22 +498,6 @@ async def test_what_is_no_database_is_put_aside(start: Start, tmp_path: Path, ca
     assert await kept(store, "one") == 1
     await told(caplog, "is damaged")
     assert (tmp_path / "history.damaged").read_bytes().startswith(b"this is a letter")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of two megabytes."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small disk: run the tests as root")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"a small disk cannot be mounted here ({mounted.stderr.decode().strip()}): run the tests on a host")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
 
 
 async def test_a_full_disk_is_told_once_and_written_again(
