@@ -53,6 +53,7 @@ from assistant.events import (
     Samples,
     Say,
     SendTest,
+    Sensitivity,
     SensitivityChanged,
     SetListening,
     SetSensitivity,
@@ -69,7 +70,7 @@ from assistant.handling import Handler
 from assistant.health import BOUNDS, Meter
 from assistant.history import History
 from assistant.intents import Intents
-from assistant.metrics import Latencies, RoomFigures, Snapshot, served
+from assistant.metrics import Latencies, RoomFigures, Snapshot, exposition
 from assistant.outputs.broker import BrokerSettings, answers_mqtt, embedded_broker
 from assistant.outputs.jsonl import readable
 from assistant.outputs.mqtt import MqttSettings
@@ -89,6 +90,7 @@ from assistant.startup import (
 from assistant.switches import Switches
 from assistant.transcribing import transcribe
 from assistant.voicing import Voices, voice_of
+from assistant.web.server import WebServer
 from assistant.wyoming_server import WyomingServer
 from assistant.wyoming_services import Conversation, Services
 from assistant.wyoming_services import Speaker as WyomingSpeaker
@@ -102,6 +104,8 @@ if TYPE_CHECKING:
     from assistant.outputs.questions import Question
     from assistant.outputs.topics import Home
     from assistant.voices.voice import Spoken
+    from assistant.web.rooms import RoomState
+    from assistant.web.services import WebServices
 
 log = logging.getLogger(__name__)
 
@@ -171,11 +175,12 @@ class Daemon:
         voices: Voices | None = None,
         history: History | None = None,
         clips: ClipFolder | None = None,
+        page: WebServer | None = None,
     ) -> None:
         """`speed` is that of files: 1 in real time, 0 as fast as possible. Nothing is opened before `run`.
 
         Without `switches` everything listens and nothing can be switched; without `voices` nothing is said aloud;
-        without `history` nothing is remembered, without `clips` no audio is kept.
+        without `history` nothing is remembered, without `clips` no audio is kept, without `page` nothing is shown.
         """
         self._config = config
         self._hearing = hearing
@@ -192,6 +197,7 @@ class Daemon:
         )
         self._switches = switches
         self._history = history
+        self._page = page
         self._alerts = frozenset(name for name, group in hearing.table.groups.items() if group.alert) | {TEST}
         self._clips = self._clips_in(clips, config) if clips is not None else None
         self._voices = voices
@@ -269,6 +275,8 @@ class Daemon:
             await self._leave(leaving)
             for output in self._outputs.values():
                 output.change(home)
+        if self._page is not None:
+            self._page.change()
 
     def _understand(self, intents: Intents) -> None:
         """From now on these are the commands of the house."""
@@ -329,6 +337,7 @@ class Daemon:
                     *((("webhook", self._webhooks.run),) if self._webhooks is not None else ()),
                     *((("wyoming", self._wyoming.run),) if self._wyoming is not None else ()),
                     *((("clips", self._clips.run),) if self._clips is not None else ()),
+                    *((("web", self._page.run),) if self._page is not None else ()),
                     ("rules", self._tick),
                     ("health", self._report),
                 )
@@ -768,6 +777,8 @@ class Daemon:
                 output.offer(item)
             except Exception:
                 log.exception("%s: did not take a %s", name, type(item).__name__)
+        if self._page is not None:
+            self._page.offer(item)
 
     def _act(self, actions: Sequence[Action], clip: Samples | None = None, rules: Rules | None = None) -> None:
         """Do what rules ask for. `clip` is what earlier questions of the same rule were about.
@@ -883,6 +894,34 @@ class Daemon:
         ]
         return Snapshot(self.health(look=False), rooms, latencies)
 
+    def services(self) -> WebServices:
+        """What the page may ask for."""
+        from assistant.web.services import WebServices  # noqa: PLC0415 (FastAPI only where the page is served)
+
+        return WebServices(rooms=self, metrics=lambda: exposition(self.snapshot(), __version__))
+
+    def rooms(self) -> list[RoomState]:
+        """Every room as it is now."""
+        from assistant.web.rooms import RoomState  # noqa: PLC0415
+
+        return [
+            RoomState(
+                id=ear.room.id,
+                name=ear.room.name or ear.room.id,
+                presence=Presence.OFFLINE if ear.presence is None else ear.presence.presence,
+                reason=ear.told,
+                problem=ear.problem,
+                listening=self._switches is None or self._switches.own(ear.room.id),
+                sensitivity=Sensitivity.BALANCED if self._switches is None else self._switches.sensitivity(ear.room.id),
+                source="" if ear.source is None else ear.source.name,
+            )
+            for ear in self._ears
+        ]
+
+    def listening(self) -> bool:
+        """The switch of the whole house."""
+        return self._switches is None or self._switches.own(None)
+
     def _tell_losses(self) -> None:
         """Say which rooms lost audio since the last health line."""
         for ear in self._ears:
@@ -924,6 +963,7 @@ class Daemon:
             "wyoming": self._wyoming,
             "history": self._history,
             "clips": self._clips,
+            "web": self._page,
         }
         for name, part in (*self._outputs.items(), *parts.items()):
             if part is not None:
@@ -1037,6 +1077,7 @@ async def daemon(
         if config.say.enabled:
             voices = voice_of(config.say, language=_first_language(config), models=config.models.dir)
             stack.push_async_callback(voices.close)
+        page = WebServer(config.web, folder, __version__) if config.web.enabled else None
         built = Daemon(
             config,
             hearing,
@@ -1048,9 +1089,10 @@ async def daemon(
             voices=voices,
             history=history,
             clips=clips_of(config, folder),
+            page=page,
         )
-        if config.metrics.enabled:
-            stack.enter_context(served(config.metrics, built.snapshot, __version__))
+        if page is not None:
+            page.ask(built.services)
         yield built
 
 

@@ -31,7 +31,6 @@ from assistant.clips import ClipSettings
 from assistant.errors import AssistantError, ConfigurationError
 from assistant.history import HistorySettings
 from assistant.intents import DeviceSettings
-from assistant.metrics import MetricsSettings
 from assistant.models.audio_llm import AudioLLMSettings
 from assistant.models.store import StoreSettings
 from assistant.models.whisper import WhisperSettings
@@ -46,6 +45,7 @@ from assistant.segment.speech import SpeechSettings
 from assistant.segment.windows import WindowSettings
 from assistant.settings import Settings
 from assistant.tracking import SoundSettings
+from assistant.web.settings import WebSettings
 from assistant.wyoming_server import WyomingSettings
 
 SIZE_LIMIT = 256 * 1024  # bytes of a configuration file
@@ -55,7 +55,8 @@ DEPTH_LIMIT = 20
 RESERVED_ROOMS = ("status", "alert", "health", "listening", "ask", "say", "reply")  # topics beside the rooms
 PROFILES = ("embedded", "qwen", "hybrid")
 LATER_PROFILES = {"remote": "an OpenAI-compatible audio server"}
-LATER_KEYS = ("web", "serve")
+LATER_KEYS = ("serve",)
+GONE_KEYS = {"metrics": "the page serves /metrics by itself, see web"}
 SECRET_KEY = re.compile(r"password|secret|token|webhook$", re.IGNORECASE)  # the path of a webhook often is one
 CREDENTIALS = re.compile(r"(?<=://)\S*@")  # a password may hold a / by mistake
 VARIABLE = re.compile(r"\$(?:(\$)(?=\{)|\{([^}]*)\})")
@@ -199,7 +200,7 @@ class Config(Settings):
     clips: Clips = Clips()
     privacy: PrivacySettings = PrivacySettings()
     history: HistorySettings = HistorySettings()
-    metrics: MetricsSettings = MetricsSettings()
+    web: WebSettings = WebSettings()
     webhooks: WebhookSettings = WebhookSettings()
 
     _file: Path | None = PrivateAttr(default=None)
@@ -546,6 +547,8 @@ def _quoted(written: str, location: Location) -> str:
 
 def _unknown_key(location: Location) -> str:
     key = str(location[-1]) if location else ""
+    if len(location) == 1 and key in GONE_KEYS:
+        return f"is not needed any more: {GONE_KEYS[key]}; remove it"
     if len(location) == 1 and key in LATER_KEYS:
         return "is not there in this version; remove it"
     known = _known_keys(location[:-1])

@@ -1,29 +1,14 @@
-"""The health figures for Prometheus, at http://127.0.0.1:8765/metrics while the daemon runs.
-
-The server is the client library's own, in a thread that sleeps until somebody asks; figures are taken on the loop.
-"""
+"""The health figures for Prometheus, as the page serves them at `/metrics`."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from assistant.settings import Settings
-
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
     from prometheus_client.core import Metric
 
-log = logging.getLogger(__name__)
-
-ANSWER_WITHIN = 2.0  # seconds for the loop to give its figures
-ASK_WITHIN = 5.0  # seconds for a client to say what it wants: each has a thread
 # Figures that only grow; all others are gauges.
 COUNTERS = """
 uptime_s events model_errors source_errors dropped_s_total shed_sounds_s shed_speech_s utterances_dropped wake_words
@@ -35,14 +20,6 @@ clips_kept clips_spoken clips_refused clips_dropped clips_failed clips_deleted s
 llm_jobs llm_shed llm_shed_sound llm_shed_speech llm_shed_question llm_late
 llm_out_of_memory llm_cancelled llm_errors llm_batches
 """
-
-
-class MetricsSettings(Settings):
-    """Whether Prometheus may ask. What it is told says when somebody is at home: keep it on loopback."""
-
-    enabled: bool = False
-    host: str = Field(default="127.0.0.1", min_length=1, description="0.0.0.0: the whole network, without a password")
-    port: int = Field(default=8765, ge=1, le=65535)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,68 +52,19 @@ class Snapshot:
     latencies: Sequence[Latencies]
 
 
-@contextmanager
-def served(settings: MetricsSettings, snapshot: Callable[[], Snapshot], version: str) -> Iterator[None]:
-    """Answer Prometheus meanwhile; a port that is taken is told, and the daemon goes on without.
-
-    `snapshot` is called on the loop that is running now.
-    """
-    from prometheus_client import CollectorRegistry, start_http_server  # noqa: PLC0415 (only where it is used)
-
-    registry = CollectorRegistry()
-    _register(registry, asyncio.get_running_loop(), snapshot, version)
-    try:
-        server, thread = start_http_server(settings.port, settings.host, registry)
-    except OSError as error:
-        log.warning(
-            "metrics: %s:%d: %s: nobody is told; remedy: another metrics.port",
-            settings.host,
-            settings.port,
-            error.strerror or error,
-        )
-        yield
-        return
-    # socketserver.StreamRequestHandler's own; the library sets none
-    server.RequestHandlerClass.timeout = ASK_WITHIN  # type: ignore[attr-defined]
-    log.info("metrics: http://%s:%d/metrics", settings.host, settings.port)
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(ANSWER_WITHIN)
-
-
-def _register(
-    registry: CollectorRegistry, loop: asyncio.AbstractEventLoop, snapshot: Callable[[], Snapshot], version: str
-) -> None:
-    from prometheus_client import Info, ProcessCollector  # noqa: PLC0415
-
-    ProcessCollector(registry=registry)
-    Info("kikimimi", "What runs", registry=registry).info({"version": version})
-
-    async def now() -> Snapshot:
-        return snapshot()
+def exposition(found: Snapshot, version: str) -> bytes:
+    """The text that Prometheus reads, those of the process included."""
+    from prometheus_client import CollectorRegistry, Info, ProcessCollector, generate_latest  # noqa: PLC0415
 
     class Collector:
-        """Asked by the server's thread."""
-
         def collect(self) -> Iterator[Metric]:
-            """The families of now; nothing when the loop hangs."""
-            asked = asyncio.run_coroutine_threadsafe(now(), loop)
-            try:
-                found = asked.result(ANSWER_WITHIN)
-            except TimeoutError:
-                asked.cancel()
-                log.warning("metrics: the loop gave no figures within %.0f s", ANSWER_WITHIN)
-                return
             yield from metrics(found)
 
-        def describe(self) -> list[Metric]:
-            """Nothing, so that registering does not ask the loop, which waits for it."""
-            return []
-
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    Info("kikimimi", "What runs", registry=registry).info({"version": version})
     registry.register(Collector())
+    return generate_latest(registry)
 
 
 def metrics(found: Snapshot) -> Iterator[Metric]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import io
 import json
 import logging
@@ -242,29 +241,55 @@ def satellite() -> Target:
 
 
 def http_requests() -> Target:
-    from assistant.metrics import MetricsSettings, Snapshot, served
+    """The page and its API, without a password; what is behind its services is not asked here."""
+    from assistant.web.server import WebServer
+    from assistant.web.services import WebServices
+    from assistant.web.settings import WebSettings
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    class Rooms:
+        def rooms(self) -> list[Any]:
+            return []
+
+        def listening(self) -> bool:
+            return True
+
+        def command(self, command: object) -> None:
+            """Nothing."""
+
     loop = background()
 
-    async def start() -> contextlib.AbstractContextManager[None]:
-        serving = served(MetricsSettings(port=port), lambda: Snapshot({"events": 1}, (), ()), "0")
-        serving.__enter__()
-        return serving
+    async def start() -> int:
+        server = WebServer(WebSettings(port=0), Path(tempfile.mkdtemp()), "0")
+        server.ask(lambda: WebServices(rooms=Rooms(), metrics=lambda: b"kikimimi_events_total 1.0"))
+        running.append(asyncio.create_task(server.run()))
+        await server.listening.wait()
+        assert server.port is not None
+        return server.port
 
-    serving = loop(start())
+    running: list[asyncio.Task[None]] = []
+    port = loop(start())
     plain = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
 
     def run(data: bytes) -> None:
         converse(port, data)
-        assert serving is not None  # it serves as long as it is held
+        assert not running[0].done()
         assert b"kikimimi_events_total 1.0" in converse(port, plain), "it does not answer any more"
 
-    asked = b"GET /metrics?name[]=kikimimi_events_total HTTP/1.1\r\nAccept: application/openmetrics-text\r\n\r\n"
+    head = b"Host: 127.0.0.1\r\nConnection: close\r\n"
+    put = b"PUT /api/rooms/listening HTTP/1.1\r\n" + head + b"Content-Type: application/json\r\n"
+    upgrade = b"Upgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
     return Target(
-        [plain, asked, b"POST /metrics HTTP/1.0\r\nContent-Length: 5\r\n\r\nhello", b"GET / HTTP/0.9\r\n"], run
+        [
+            plain,
+            put + b"Content-Length: 12\r\n\r\n" + b'{"on": true}',
+            put + b"Transfer-Encoding: chunked\r\n\r\nc\r\n" + b'{"on": true}\r\n0\r\n\r\n',
+            b"GET /api/live HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\n"
+            + upgrade
+            + b"\r\n\x81\x85abcd12345",
+            b"GET /static/../settings.py HTTP/1.1\r\n" + head + b"\r\n",
+            b"GET / HTTP/0.9\r\n",
+        ],
+        run,
     )
 
 

@@ -1,19 +1,13 @@
-"""What Prometheus is told, over real HTTP."""
+"""What Prometheus is told."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
-import urllib.request
 
-import pytest
-from outputs.brokers import free_port
 from prometheus_client.parser import text_string_to_metric_families
 
-from assistant import metrics
 from assistant.health import BOUNDS, Meter
-from assistant.metrics import COUNTERS, Latencies, MetricsSettings, RoomFigures, Snapshot, served
+from assistant.metrics import COUNTERS, Latencies, RoomFigures, Snapshot, exposition
 
 
 def snapshot() -> Snapshot:
@@ -22,25 +16,18 @@ def snapshot() -> Snapshot:
     return Snapshot(figures, [RoomFigures("kitchen", True, 1.5, 2, 0)], [latency])
 
 
-async def asked(port: int) -> dict[str, float]:
+def asked() -> dict[str, float]:
     """Every sample by its name and labels."""
-
-    def get() -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-            return str(answer.read().decode())
-
     found = {}
-    for family in text_string_to_metric_families(await asyncio.to_thread(get)):
+    for family in text_string_to_metric_families(exposition(snapshot(), "1.2.3").decode()):
         for sample in family.samples:
             labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
             found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
     return found
 
 
-async def test_figures_rooms_and_latencies():
-    port = free_port()
-    with served(MetricsSettings(port=port), snapshot, "1.2.3"):
-        found = await asked(port)
+def test_figures_rooms_and_latencies():
+    found = asked()
     assert found["kikimimi_events_total"] == 7
     assert found["kikimimi_rss_mb"] == 80.5
     assert found["kikimimi_mqtt_connected"] == 1
@@ -51,40 +38,6 @@ async def test_figures_rooms_and_latencies():
     assert found["kikimimi_info{version=1.2.3}"] == 1
     assert found["process_open_fds"] > 0
     assert not [name for name in found if "protocol" in name or "lag_ms" in name]  # no numbers
-
-
-async def test_a_loop_that_hangs_costs_the_figures_not_the_answer(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(metrics, "ANSWER_WITHIN", 0.2)
-    port = free_port()
-
-    def hanging() -> Snapshot:
-        time.sleep(1.0)  # on the loop
-        return snapshot()
-
-    with served(MetricsSettings(port=port), hanging, "1"):
-        found = await asked(port)
-    assert "kikimimi_events_total" not in found
-    assert found["process_open_fds"] > 0
-
-
-async def test_a_client_that_says_nothing_is_left(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(metrics, "ASK_WITHIN", 0.3)
-    port = free_port()
-    with served(MetricsSettings(port=port), snapshot, "1"):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"GET /metr")
-        assert await asyncio.wait_for(reader.read(), 10) == b""
-        writer.close()
-        assert (await asked(port))["kikimimi_events_total"] == 7
-
-
-async def test_a_port_that_is_taken_is_told(caplog: pytest.LogCaptureFixture):
-    port = free_port()
-    with served(MetricsSettings(port=port), snapshot, "1"), served(MetricsSettings(port=port), snapshot, "1"):
-        assert (await asked(port))["kikimimi_events_total"] == 7
-    assert [record.levelno for record in caplog.records if "another metrics.port" in record.getMessage()] == [
-        logging.WARNING
-    ]
 
 
 def test_counters_are_figures():

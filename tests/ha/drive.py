@@ -21,8 +21,8 @@ def call(method: str, path: str, data: Any = None, token: str | None = None, *, 
     if data is not None:
         body = (urllib.parse.urlencode(data) if form else json.dumps(data)).encode()
         headers["Content-Type"] = "application/x-www-form-urlencoded" if form else "application/json"
-    request = urllib.request.Request(BASE + path, body, headers, method=method)  # noqa: S310 - loopback
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+    request = urllib.request.Request(BASE + path, body, headers, method=method)
+    with urllib.request.urlopen(request, timeout=30) as answer:
         text = answer.read().decode("utf-8", "replace")
     try:
         return json.loads(text)

@@ -1,0 +1,16 @@
+"""What the page asks of the daemon: one field for each of its parts, each a Protocol beside the routes that use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from assistant.web.rooms import RoomService
+
+
+@dataclass(frozen=True, slots=True)
+class WebServices:
+    """Filled in by `app`. An `AssistantError` is told to whoever asked; any other exception is a bug."""
+
+    rooms: RoomService
+    metrics: Callable[[], bytes]  # for Prometheus

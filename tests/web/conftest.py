@@ -1,0 +1,71 @@
+"""A daemon with a page, and a real Chromium that looks at it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from houses import FLAGS, House, chromium
+from playwright.async_api import Browser, Page, async_playwright
+
+
+@pytest.fixture
+def house(tmp_path: Path, yamnet_path: Path) -> Iterator[Callable[..., House]]:
+    """A maker of houses: `house(settings=…).start("--source", "kitchen=FILE")`. All are stopped at the end."""
+    made: list[House] = []
+
+    def make(**options: Any) -> House:
+        folder = tmp_path / f"house{len(made)}"
+        folder.mkdir()
+        made.append(House(folder, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()
+
+
+@pytest.fixture
+async def browser(request: pytest.FixtureRequest) -> AsyncIterator[Browser]:
+    """Chromium; `@pytest.mark.parametrize("browser", [["--flag"]], indirect=True)` adds flags."""
+    program = chromium()
+    if program is None:
+        if os.environ.get("CI"):
+            pytest.fail("chromium is not installed")
+        pytest.skip("chromium is not installed: apt-get install chromium")
+    async with async_playwright() as playwright:
+        started = await playwright.chromium.launch(
+            executable_path=program, args=[*FLAGS, *getattr(request, "param", [])]
+        )
+        yield started
+        await started.close()
+
+
+@pytest.fixture
+async def page(browser: Browser) -> AsyncIterator[Page]:
+    """A page in English at 1280 × 800 that may neither fail nor ask another host for anything."""
+    async for one in watched(browser, locale="en-GB"):
+        yield one
+
+
+async def watched(browser: Browser, **options: Any) -> AsyncIterator[Page]:
+    """A page whose mistakes are found at its end. `page.excused`: texts of console errors that are meant."""
+    context = await browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
+    context.set_default_timeout(15_000)
+    page = await context.new_page()
+    mistakes: list[str] = []
+    excused: list[str] = []
+    page.excused = excused  # type: ignore[attr-defined]
+    hosts: set[str] = set()
+    page.on("pageerror", lambda error: mistakes.append(f"{error.name}: {error.message}"))
+    page.on("console", lambda message: mistakes.append(message.text) if message.type == "error" else None)
+    page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname or ""))
+    yield page
+    await context.close()
+    assert hosts <= {"", "127.0.0.1", "localhost"}, hosts
+    left = [one for one in mistakes if not any(text in one for text in excused)]
+    assert not left, left
