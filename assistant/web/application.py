@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import uvicorn
@@ -171,8 +171,9 @@ class Server(uvicorn.Server):
             )
         )
 
-    async def serve_on(self, sock: socket.socket) -> None:
-        """Serve until cancelled."""
+    async def serve_on(self, sock: socket.socket, listens: Callable[[], None]) -> None:
+        """Serve until cancelled; `listens` is called as soon as somebody may come."""
+        self._listens = listens
         try:
             await self._serve([sock])
         except asyncio.CancelledError:
@@ -182,6 +183,7 @@ class Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         """Nothing to do until the end."""
+        self._listens()
         await asyncio.get_running_loop().create_future()
 
     @contextlib.contextmanager

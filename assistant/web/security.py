@@ -38,6 +38,7 @@ GUESSES = 4  # passwords that are tried at once; more are refused
 JSON_LIMIT = 1_000_000  # bytes of a request
 UPLOAD_LIMIT = 32_000_000  # bytes of a recording
 BODY_WITHIN = 20.0  # seconds between two pieces of a body
+DRAIN = 2.0  # seconds in which the rest of a body that is too long is thrown away
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 OPEN = frozenset({"/api/session", "/api/openapi.json"})  # of the API: no password is asked for these
 HEADERS = (
@@ -174,6 +175,7 @@ class Guard:
             log.debug("web: %s was given up: %s", ascii(scope["path"]), body.problem)
         problem, body.problem = body.problem, None
         if problem is not None and not started:
+            await body.drain()
             await _refuse(scope, receive, marked, problem.status, str(problem))
 
     def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
@@ -253,6 +255,14 @@ class _Body:
             raise self.problem
         self._complete = not message.get("more_body", False)
         return message
+
+    async def drain(self) -> None:
+        """Take what is left and forget it: a connection that is closed over unread bytes loses the answer too."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN):
+                while not self._complete:
+                    message = await self._receive()
+                    self._complete = message["type"] == "http.disconnect" or not message.get("more_body", False)
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, reason: str) -> None:

@@ -79,14 +79,16 @@ class WebServer:
         self._guard = security.Guard(app, door, self._settings.public_url)
         server = application.Server(self._guard, connections=CONNECTIONS, head_within=HEAD_WITHIN, stop=STOP)
         try:
-            sock = await self._open()
-            self.port = sock.getsockname()[1]
-            self.listening.set()
-            log.info("web: http://%s:%d/", _shown(self._settings.host), self.port)
-            await server.serve_on(sock)
+            with await self._open() as sock:
+                await server.serve_on(sock, lambda: self._listens(sock))
         finally:
             self.listening.clear()
             self.port = self.feed = None
+
+    def _listens(self, sock: socket.socket) -> None:
+        self.port = sock.getsockname()[1]
+        self.listening.set()
+        log.info("web: http://%s:%d/", _shown(self._settings.host), self.port)
 
     async def _open(self) -> socket.socket:
         delay, told = BACKOFF[0], False

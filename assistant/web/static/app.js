@@ -46,22 +46,38 @@ const route = () => {
 };
 export const link = (name, ...rest) => `#/${[name, ...rest].map(encodeURIComponent).join("/")}`;
 
-function Navigation({ current, session, leave }) {
+function Preferences({ session, leave }) {
   const [theme, setTheme] = useState(document.documentElement.dataset.theme);
+  return html`<div class="preferences">
+    <label><span class="visually-hidden">${t("language")}</span>
+      <select value=${language} onChange=${(event) => choose(event.target.value)}>
+        ${Object.entries(LANGUAGES).map(([tag, name]) => html`<option value=${tag} selected=${tag === language} lang=${tag}>${name}</option>`)}
+      </select></label>
+    <label><span class="visually-hidden">${t("theme")}</span>
+      <select value=${theme} onChange=${(event) => { wear(event.target.value); setTheme(event.target.value); }}>
+        ${themes.map((one) => html`<option value=${one} selected=${one === theme}>${t(one)}</option>`)}
+      </select></label>
+    ${session.locked && html`<${Button} kind="quiet" onClick=${leave}>${t("leave")}<//>`}
+  </div>`;
+}
+
+// Where the navigation lies at the bottom its preferences stand below the page.
+const phone = matchMedia("(max-width: 800px)");
+function usePhone() {
+  const [is, set] = useState(phone.matches);
+  useEffect(() => {
+    const changed = () => set(phone.matches);
+    phone.addEventListener("change", changed);
+    return () => phone.removeEventListener("change", changed);
+  }, []);
+  return is;
+}
+
+function Navigation({ current, children }) {
   return html`<nav aria-label=${t("menu")}>
     <a class="brand" href="#/now"><img src="static/icon.svg" alt="" width="32" height="32" /><span>Kikimimi<small>${t("tagline")}</small></span></a>
     <ul>${PAGES.map((name) => html`<li><a href=${link(name)} aria-current=${name === current ? "page" : undefined}><${Icon} name=${name} /><span>${t(name)}</span></a></li>`)}</ul>
-    <div class="preferences">
-      <label><span class="visually-hidden">${t("language")}</span>
-        <select value=${language} onChange=${(event) => choose(event.target.value)}>
-          ${Object.entries(LANGUAGES).map(([tag, name]) => html`<option value=${tag} selected=${tag === language} lang=${tag}>${name}</option>`)}
-        </select></label>
-      <label><span class="visually-hidden">${t("theme")}</span>
-        <select value=${theme} onChange=${(event) => { wear(event.target.value); setTheme(event.target.value); }}>
-          ${themes.map((one) => html`<option value=${one} selected=${one === theme}>${t(one)}</option>`)}
-        </select></label>
-      ${session.locked && html`<${Button} kind="quiet" onClick=${leave}>${t("leave")}<//>`}
-    </div>
+    ${children}
   </nav>`;
 }
 
@@ -122,6 +138,7 @@ function App() {
   const [session, setSession] = useState(null);
   const [error, setError] = useState(null);
   const [where, setWhere] = useState(route());
+  const small = usePhone();
   const look = () => api.get("session").then((found) => { setSession(found); setError(null); }, setError);
   useEffect(() => {
     const moved = () => { setWhere(route()); scrollTo(0, 0); };
@@ -137,9 +154,10 @@ function App() {
   if (error && !session) return html`<main class="first"><h1>Kikimimi</h1><${Failure} error=${error} again=${look} /></main>`;
   if (!session) return html`<main class="first" aria-busy="true"><h1>Kikimimi</h1><${Loading} /></main>`;
   if (!session.logged_in) return html`<${LogIn} done=${look} />`;
+  const preferences = html`<${Preferences} session=${session} leave=${() => api.delete("session").then(look, look)} />`;
   return html`<a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.querySelector("main h1")?.focus(); }}>${t("skip")}</a>
-    <${Navigation} current=${where.name} session=${session} leave=${() => api.delete("session").then(look, look)} />
-    <div class="content"><${Connection} /><${Shown} ...${where} /></div>
+    <${Navigation} current=${where.name}>${!small && preferences}<//>
+    <div class="content"><${Connection} /><${Shown} ...${where} />${small && preferences}</div>
     <${Toasts} />`;
 }
 
