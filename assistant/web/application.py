@@ -30,6 +30,19 @@ DESCRIPTION = """What the page of Kikimimi is made of. Programs send the passwor
 those of MQTT. Send `{"watch": ["kitchen"]}` for the fast figures of a room. `/metrics` is for Prometheus."""
 
 
+# What any request may be answered with, before or beside its own.
+REFUSED = {
+    400: "the body cannot be read",
+    401: "the password is missing or wrong",
+    403: "another page asks",
+    408: "the rest of the request did not come",
+    409: "this cannot be done now",
+    413: "the request is too long",
+    421: "this page is not served under that name",
+    503: "too many requests at once",
+}
+
+
 class Session(BaseModel):
     """Whether somebody has to log in."""
 
@@ -53,7 +66,7 @@ def build(services: WebServices, door: Door, version: str) -> tuple[FastAPI, Fee
         openapi_url="/api/openapi.json",
         docs_url=None,  # they would load scripts from elsewhere
         redoc_url=None,
-        responses={401: {"description": "the password is missing or wrong"}, 403: {"description": "another page asks"}},
+        responses={status: {"description": reason} for status, reason in REFUSED.items()},
     )
     app.add_exception_handler(AssistantError, _told)
     app.include_router(_login(door, version))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, HTTPException, Path
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StrictBool
 
 from assistant.events import Command, Presence, Problem, Sensitivity, SetListening, SetSensitivity
 
@@ -34,7 +34,7 @@ class House(BaseModel):
 class Listening(BaseModel):
     """A switch."""
 
-    on: bool
+    on: StrictBool
 
 
 class Chosen(BaseModel):
