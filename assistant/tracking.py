@@ -9,8 +9,9 @@ another family must be plainly stronger. How the numbers were found: docs/adr/00
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,8 @@ QUIET_RATE = 0.3  # share of the newest background window in the mean
 ONSET_IN_WINDOW = round(0.6 * SAMPLE_RATE)  # samples before the end of the first window that shows a sound
 SHIFT = {Sensitivity.FEWER: 1.35, Sensitivity.BALANCED: 1.0, Sensitivity.MOST: 0.65}  # times each threshold
 HIGHEST = 0.95  # a shifted threshold: above it nothing would ever be heard
+NEAREST = 5  # candidates that a person is shown
+WORTH_SHOWING = 0.01  # score of a candidate; of speech ten times that
 
 
 class SoundSettings(Settings):
@@ -161,6 +164,48 @@ class _Heard:
     speech: float
 
 
+class Standing(StrEnum):
+    """What a candidate lacks to be told, beside its score."""
+
+    OPEN = "open"  # nothing: it starts when its score reaches its threshold
+    SOUNDING = "sounding"  # it has started; its threshold is what keeps it alive
+    COOLING = "cooling"  # it has just ended, and is not told again so soon
+    AGREEING = "agreeing"  # more windows must agree
+    EXPLAINED = "explained"  # a general label, which something exact explains
+    WEAKER = "weaker"  # another sound is running that is stronger
+    WITNESS = "witness"  # the audio language model decides, the tagger only speaks for it
+    SPEECH = "speech"  # never a sound: it is for the recogniser
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What the last window says of one kind of sound, and what decides about it."""
+
+    label: str
+    event_type: str
+    score: float  # 0 to 1: mean of the windows that say most for it, less what the room always sounds like
+    threshold: float | None  # which the score must reach, after this window, in this room; None: nothing is decided
+    standing: Standing
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Weighed:
+    """The last windows of an activity: what each family has, and what it needs."""
+
+    means: NDArray[np.float64]  # shape (windows, families): of the newest, of the two newest …
+    bars: NDArray[np.float64]  # the same shape: what each of these must reach; infinite where more windows must agree
+    factor: float  # by which bars are higher than usual
+    held: Mapping[Standing, NDArray[np.intp]]  # families that may not start, whatever they score
+
+    @property
+    def strengths(self) -> NDArray[np.float64]:
+        """Shape (families,): evidence over what a start needs; 1 starts the sound."""
+        strengths: NDArray[np.float64] = (self.means / self.bars).max(axis=0)
+        for families in self.held.values():
+            strengths[families] = 0.0
+        return strengths
+
+
 def _families(table: SoundTable, labels: Sequence[str]) -> list[_Family]:
     """Every label of the tagger in one family, but speech and scenes. A group takes its labels out of all else."""
     index = {label: i for i, label in enumerate(labels)}
@@ -215,6 +260,8 @@ class Tracker:
         self._members = np.concatenate([family.indices for family in self._families])
         self._offsets = np.cumsum([0] + [len(family.indices) for family in self._families[:-1]])
         self.sensitivity = self._settings.sensitivity
+        agreements = [family.group.agreement for family in self._families]
+        self._agreements = np.minimum(agreements, self._settings.memory)  # windows that each needs
         self._general = np.array([family.general for family in self._families])
         self._speech = np.array([i for i, label in enumerate(labels) if label in table.speech], np.intp)
         self._learns = np.ones(len(labels), bool)
@@ -229,6 +276,8 @@ class Tracker:
         self._running: dict[int, _Sound] = {}  # by family
         self._ready_at: dict[int, int] = {}  # by family: samples, where its cool-down is over
         self._keys = 0
+        self.watched = False  # whether each window is to leave `candidates`
+        self.candidates: tuple[Candidate, ...] = ()  # of the last window, nearest to a start first
 
     @property
     def sensitivity(self) -> Sensitivity:
@@ -251,6 +300,7 @@ class Tracker:
         window = tags.window
         if window.onset >= window.end:  # nothing was active: the background alone
             self._quiet += np.float32(QUIET_RATE) * (tags.scores - self._quiet)
+            self.candidates = ()
             return []
         if window.onset != self._activity:
             self._recent.clear()
@@ -259,7 +309,10 @@ class Tracker:
         self._learn(tags)
         self._recent.append(heard)
         self._follow(heard)
-        strengths = self._strengths()
+        weighed = self._weigh()
+        if self.watched:
+            self.candidates = tuple(self._candidates(weighed, tags))
+        strengths = weighed.strengths
         best = int(strengths.argmax())
         return [self._start(best, tags)] if strengths[best] >= 1.0 else []
 
@@ -305,46 +358,81 @@ class Tracker:
                 sound.last = heard.end
                 sound.score = max(sound.score, evidence)
 
-    def _strengths(self) -> NDArray[np.float64]:
-        """Shape (families,): evidence of the last windows over what a start needs; 1 starts the sound."""
+    def _weigh(self) -> _Weighed:
+        """What each family has in the last windows, and what it needs."""
         n, end = len(self._recent), self._recent[-1].end
         newest_first = np.array([heard.families for heard in reversed(self._recent)])
         means = np.cumsum(newest_first, axis=0) / np.arange(1, n + 1)[:, None]
-        strengths: NDArray[np.float64] = (means / self._bars[:n]).max(axis=0)
+        factor = 1.0
         speech = float(np.mean([heard.speech for heard in self._recent]))
         if speech > SPEAKING:
-            strengths /= 1.0 + SPEECH_CAUTION * speech
+            factor *= 1.0 + SPEECH_CAUTION * speech
         if self._activity is not None and LATE_AFTER < end - self._activity < LATE_UNTIL:
-            strengths /= LATE_CAUTION
-        if strengths.max(where=~self._general, initial=0.0) > EXPLAINED:
-            strengths[self._general] = 0.0
+            factor *= LATE_CAUTION
+        held = {
+            Standing.SOUNDING: np.array(list(self._running), np.intp),
+            Standing.COOLING: np.array([family for family, at in self._ready_at.items() if at > end], np.intp),
+        }
+        exact = (means / self._bars[:n]).max(where=~self._general, initial=0.0)
+        if exact > EXPLAINED * factor:
+            held[Standing.EXPLAINED] = np.flatnonzero(self._general)
         rivals = [sound.family for sound in self._running.values() if end - sound.last < SAMPLE_RATE]
         if rivals:
             relative = means[-1] / self._thresholds
-            strengths = np.where(relative > relative[rivals].max(), strengths / self._settings.second_voice, 0.0)
-        strengths[list(self._running)] = 0.0
-        strengths[[family for family, at in self._ready_at.items() if at > end]] = 0.0
-        return strengths
+            held[Standing.WEAKER] = np.flatnonzero(~(relative > relative[rivals].max()))
+            factor *= self._settings.second_voice
+        return _Weighed(means, factor * self._bars[:n], factor, held)
+
+    def _candidates(self, weighed: _Weighed, tags: Tags) -> Iterator[Candidate]:
+        """What comes nearest to a start, the one that starts first: for a person, at most `NEAREST`.
+
+        What is shown decides: where `standing` is open, the sound starts if `score` reaches `threshold`.
+        """
+        most = NEAREST
+        if len(self._speech) and tags.scores[self._speech].max() >= 10.0 * WORTH_SHOWING:
+            best = int(self._speech[tags.scores[self._speech].argmax()])
+            yield Candidate(self._labels[best], "speech", float(tags.scores[best]), None, Standing.SPEECH)
+            most -= 1
+        means, near = weighed.means, weighed.means / weighed.bars
+        few = self._agreements > len(means)  # then the line is the one that will have to be reached
+        later = weighed.factor * self._bars[self._agreements - 1, np.arange(len(self._families))]
+        nearest = np.where(few, means[-1] / later, near.max(axis=0))
+        for family in np.argsort(-nearest, kind="stable")[:most].tolist():
+            free = Standing.AGREEING if few[family] else Standing.OPEN
+            standing = next((reason for reason, held in weighed.held.items() if family in held), free)
+            newest = int(near[:, family].argmax())
+            if standing is Standing.SOUNDING:
+                score, threshold = self._recent[-1].families[family], KEEP * self._thresholds[family]
+            elif few[family]:
+                score, threshold = means[-1, family], later[family]
+            else:
+                score, threshold = means[newest, family], weighed.bars[newest, family]
+            if score >= WORTH_SHOWING:
+                label, event_type = self._labels[self._said(family)], self._families[family].event_type
+                yield Candidate(label, event_type, min(1.0, float(score)), float(threshold), standing)
 
     def _start(self, family: int, tags: Tags) -> Detection:
-        window, members = tags.window, list(self._families[family].indices)
-        scores = np.array([heard.labels[members] for heard in self._recent])
-        means = scores.mean(axis=0)
-        best = int(means.argmax())
-        chosen = 0 if means[0] >= GENERAL_NAME * means[best] else best
+        window, label = tags.window, self._said(family)
         faint = FAINT * self._thresholds[family]
         first = next((heard for heard in self._recent if heard.families[family] >= faint), self._recent[-1])
         self._keys += 1
         sound = _Sound(
             key=self._keys,
             family=family,
-            label=self._labels[members[chosen]],
-            score=min(1.0, float(scores[:, chosen].max())),
+            label=self._labels[label],
+            score=min(1.0, float(max(heard.labels[label] for heard in self._recent))),
             start=max(window.onset, first.end - self._onset_in_window),
             last=window.end,
         )
         self._running[family] = sound
         return self._detection(sound, State.STARTED, window.end, window.level_dbfs)
+
+    def _said(self, family: int) -> int:
+        """Index of the label that a family is called by now: its best one, or its general name where that is near."""
+        members = self._families[family].indices
+        means = np.array([heard.labels[list(members)] for heard in self._recent]).mean(axis=0)
+        best = int(means.argmax())
+        return members[0 if means[0] >= GENERAL_NAME * means[best] else best]
 
     def _hold(self, sound: _Sound) -> int:
         hold = self._families[sound.family].group.hold

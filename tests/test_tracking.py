@@ -16,7 +16,7 @@ from assistant.events import SAMPLE_RATE, Chunk, Detection, Sensitivity, State, 
 from assistant.models.yamnet import Yamnet
 from assistant.segment.activity import Activity
 from assistant.segment.windows import Windows
-from assistant.tracking import SoundGroup, SoundSettings, SoundTable, Tracker, load_table
+from assistant.tracking import SoundGroup, SoundSettings, SoundTable, Standing, Tracker, load_table
 
 SHIPPED = Path(__file__).parent.parent / "config" / "sounds.yaml"
 HOP = 3840
@@ -397,3 +397,89 @@ def test_a_table_that_is_a_bomb_is_an_error_soon(text: str, problem: str, tmp_pa
     with pytest.raises(ConfigurationError, match=problem):
         load_table(tmp_path / "sounds.yaml")
     assert monotonic() - began < 3.0
+
+
+# what a person who tunes a room is shown
+
+
+def watched(**settings: object) -> Tracker:
+    made = tracker(**settings)
+    made.watched = True
+    return made
+
+
+def test_nobody_watches_and_nothing_is_left() -> None:
+    t = tracker()
+    t.feed(tags(200_000, 190_000, {"Dog": 0.9}))
+    assert not t.candidates
+
+
+def test_what_is_shown_is_what_decides() -> None:
+    """Random activities: a sound starts just when the first open candidate reaches its line, and it is that sound."""
+    random = np.random.default_rng(7)
+    t = watched()
+    starts = 0
+    for activity in range(300):
+        onset = activity * 400_000
+        t.sensitivity = list(Sensitivity)[activity % 3]
+        base = random.random(len(LABELS)) ** 2
+        for window in range(int(random.integers(1, 12))):
+            end = onset + 7680 + window * HOP
+            scores = np.clip(base * random.random() * 1.3, 0, 1)
+            found = t.feed(tags(end, onset, dict(zip(LABELS, scores.tolist(), strict=True))))
+            over = [c for c in t.candidates if c.standing is Standing.OPEN and c.score >= (c.threshold or 0.0)]
+            assert [c.label for c in over[:1]] == [d.label for d in found]
+            starts += len(found)
+            t.advance(end)
+        t.advance(onset + 300_000)
+    assert starts > 100
+
+
+def test_sensitivity_speech_and_a_running_sound_move_the_line() -> None:
+    def line(**options: object) -> float:
+        t = watched()
+        t.sensitivity = options.get("sensitivity", Sensitivity.BALANCED)
+        for end in (200_000, 200_000 + HOP) if options.get("dog") else ():
+            t.feed(tags(end, 190_000, {"Dog": 0.9}))
+        scores = {"Cat": 0.6, "Dog": 0.3, "Speech": options.get("speech", 0.0)}
+        t.feed(tags(200_000 + 2 * HOP, 190_000, scores))
+        (cat,) = (c for c in t.candidates if c.label == "Cat")
+        assert cat.threshold is not None
+        return cat.threshold
+
+    usual = line()
+    assert usual == pytest.approx(0.3 * 1.75)
+    assert line(sensitivity=Sensitivity.MOST) == pytest.approx(0.65 * usual)
+    assert line(speech=0.8) == pytest.approx(1.4 * usual)
+    assert line(dog=True) != usual  # three windows, and another voice
+
+
+def test_why_a_candidate_does_not_start() -> None:
+    t = watched()
+    t.feed(tags(200_000, 190_000, {"Rain": 0.9, "Speech": 0.7}))
+    first, second = t.candidates
+    assert (first.label, first.standing, first.threshold) == ("Speech", Standing.SPEECH, None)
+    assert (second.label, second.standing) == ("Rain", Standing.AGREEING)
+    assert second.event_type == "rain"
+
+    t = watched()
+    assert t.feed(tags(200_000, 190_000, {"Dog": 0.9}))
+    assert t.candidates[0].standing is Standing.OPEN
+    t.feed(tags(200_000 + HOP, 190_000, {"Dog": 0.8, "Cat": 0.3, "Animal": 0.9}))
+    standing = {c.label: c.standing for c in t.candidates}
+    assert standing == {"Dog": Standing.SOUNDING, "Cat": Standing.WEAKER, "Animal": Standing.EXPLAINED}
+    (dog,) = (c for c in t.candidates if c.label == "Dog")
+    assert (dog.score, dog.threshold) == (pytest.approx(0.8, abs=0.02), pytest.approx(0.4 * 0.3))
+    t.advance(400_000)
+    t.feed(tags(200_000 + 9 * HOP, 200_000 + 7 * HOP, {"Dog": 0.9}))
+    assert [c.standing for c in t.candidates] == [Standing.COOLING]
+
+
+def test_the_background_is_subtracted_from_what_is_shown_and_shows_nothing_itself() -> None:
+    t = watched()
+    for end in range(100_000, 200_000, 10_000):
+        t.feed(tags(end, end, {"Rain": 0.1, "Cat": 0.1}))
+        assert not t.candidates
+    t.feed(tags(300_000, 290_000, {"Cat": 0.6}))
+    (cat,) = t.candidates
+    assert 0.3 < cat.score < 0.4
