@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -28,7 +28,7 @@ from assistant.clip_folder import ClipFolder
 from assistant.clips import Clips
 from assistant.commanding import RoomCommands, Turns
 from assistant.config import check_reloaded, shipped
-from assistant.ears import SWITCHED_OFF, Ear
+from assistant.ears import PROBLEMS, SWITCHED_OFF, Ear
 from assistant.echo import Echo
 from assistant.errors import AssistantError, ModelError, VoiceError
 from assistant.events import (
@@ -67,13 +67,13 @@ from assistant.events import (
 )
 from assistant.grammar import language_of
 from assistant.handling import Handler
-from assistant.health import BOUNDS, Meter
+from assistant.health import BOUNDS, Meter, Stages
 from assistant.history import History
 from assistant.intents import Intents
 from assistant.metrics import Latencies, RoomFigures, Snapshot, exposition
 from assistant.outputs.broker import BrokerSettings, answers_mqtt, embedded_broker
 from assistant.outputs.jsonl import readable
-from assistant.outputs.mqtt import MqttSettings
+from assistant.outputs.mqtt import Mqtt, MqttSettings
 from assistant.outputs.speaking import Speaker, Speaking
 from assistant.outputs.webhook import Webhooks
 from assistant.pipeline import PICTURE, HearingSettings, Models, Pipeline
@@ -90,6 +90,7 @@ from assistant.startup import (
 from assistant.switches import Switches
 from assistant.transcribing import transcribe
 from assistant.voicing import Voices, voice_of
+from assistant.watching import Watchers
 from assistant.web.server import WebServer
 from assistant.wyoming_server import WyomingServer
 from assistant.wyoming_services import Conversation, Services
@@ -103,6 +104,7 @@ if TYPE_CHECKING:
     from assistant.models.wakeword import WakeWords
     from assistant.outputs.questions import Question
     from assistant.outputs.topics import Home
+    from assistant.vitals import Parts
     from assistant.voices.voice import Spoken
     from assistant.web.rooms import RoomState
     from assistant.web.services import WebServices
@@ -121,14 +123,6 @@ RELOADED = ("rooms", "devices", "rules", "privacy")  # of the configuration, whi
 HEARD_BY = ("address", "languages", "wake", "speaker")  # a room is heard anew when one of these changes
 TEST = "test"  # event type of an alert that nobody heard
 LOSS_TOLD = 1.0  # seconds of audio or speech lost since they were last told
-PROBLEMS = {
-    Problem.SILENT: "nothing but digital silence: the microphone is muted, unplugged or broken; remedy: unmute it, or "
-    "choose another one of kikimimi devices",
-    Problem.STUCK: "one value, or the same stretch, over and over: the microphone or its driver hangs; remedy: unplug "
-    "it and plug it in again, or restart the sound server",
-    Problem.CLIPPED: "at full scale all the time: the microphone is far too loud; remedy: turn its gain down "
-    "(alsamixer, F4, or pavucontrol)",
-}
 QUESTIONS = 16  # of rules that wait for the audio language model at once; more go without an answer
 
 
@@ -176,11 +170,13 @@ class Daemon:
         history: History | None = None,
         clips: ClipFolder | None = None,
         page: WebServer | None = None,
+        own_broker: bool = False,
     ) -> None:
         """`speed` is that of files: 1 in real time, 0 as fast as possible. Nothing is opened before `run`.
 
         Without `switches` everything listens and nothing can be switched; without `voices` nothing is said aloud;
         without `history` nothing is remembered, without `clips` no audio is kept, without `page` nothing is shown.
+        `own_broker`: that of MQTT runs in this process.
         """
         self._config = config
         self._hearing = hearing
@@ -198,6 +194,9 @@ class Daemon:
         self._switches = switches
         self._history = history
         self._page = page
+        self._own_broker = own_broker
+        self._watchers = Watchers(self._show)
+        self._stages = Stages()
         self._alerts = frozenset(name for name, group in hearing.table.groups.items() if group.alert) | {TEST}
         self._clips = self._clips_in(clips, config) if clips is not None else None
         self._voices = voices
@@ -527,7 +526,9 @@ class Daemon:
             commands=ear.commands,
             remember=self._clips.memory if self._clips is not None else 0,
             heard=None if self._clips is None else partial(self._clips.advance, ear.room.id, patient=not ear.live),
+            stages=self._stages,
         )
+        ear.pipeline.watch(self._watchers.of(ear.room.id))
         if self._switches is not None:
             ear.pipeline.be_sensitive(self._switches.sensitivity(ear.room.id))
         if isinstance(source, Turns):
@@ -850,7 +851,9 @@ class Daemon:
     async def _tick(self) -> None:
         """Give the rules the time: sounds that last, sounds that stay away."""
         while True:
+            due = time.monotonic() + TICK
             await asyncio.sleep(TICK)
+            self._stages.took("loop", max(0.0, time.monotonic() - due))
             self._act(self._rules.tick(time.time()))
 
     async def _report(self) -> None:
@@ -896,9 +899,47 @@ class Daemon:
 
     def services(self) -> WebServices:
         """What the page may ask for."""
-        from assistant.web.services import WebServices  # noqa: PLC0415 (FastAPI only where the page is served)
+        from assistant.vitals import Vitals  # noqa: PLC0415 (FastAPI only where the page is served)
+        from assistant.web.health import WATCHED  # noqa: PLC0415
+        from assistant.web.services import WebServices  # noqa: PLC0415
 
-        return WebServices(rooms=self, metrics=lambda: exposition(self.snapshot(), __version__))
+        return WebServices(
+            rooms=self,
+            metrics=lambda: exposition(self.snapshot(), __version__),
+            health=Vitals(self.parts, partial(self._show, WATCHED)),
+        )
+
+    def parts(self) -> Parts:
+        """What tells how it fares."""
+        from assistant.vitals import Parts  # noqa: PLC0415
+
+        mqtt = self._outputs.get("mqtt")
+        mqtt = mqtt if isinstance(mqtt, Mqtt) else None
+        return Parts(
+            config=self._config if mqtt is None else self._config.model_copy(update={"mqtt": mqtt.settings}),
+            embedded=self._own_broker,
+            ears=self._ears,
+            models=self._models,
+            meter=self._meter,
+            stages=self._stages,
+            mqtt=mqtt,
+            history=self._history,
+            webhooks=self._webhooks,
+            clips=self._clips,
+            figures=self.health(look=False),
+        )
+
+    def _show(self, watched: str, message: Mapping[str, Any]) -> None:
+        """Tell the pages that watch something."""
+        if self._page is not None:
+            self._page.tell(message, watchers_of=watched)
+
+    def watch(self, watched: Container[str]) -> None:
+        """From now on somebody sees what is heard in these rooms."""
+        self._watchers.change(watched)
+        for ear in self._ears:
+            if ear.pipeline is not None:
+                ear.pipeline.watch(self._watchers.of(ear.room.id))
 
     def rooms(self) -> list[RoomState]:
         """Every room as it is now."""
@@ -954,7 +995,7 @@ class Daemon:
         figures["wake_words"] = sum(ear.woken() for ear in ears)
         figures |= {f"commands_{key}": value for key, value in self._handler.health().items()}
         if self._models.llm is not None:
-            figures |= {f"llm_{key}": value for key, value in self._models.llm.figures().items()}
+            figures |= {f"llm_{key}": value for key, value in self._models.llm.figures(look=look).items()}
             figures["rules_unanswered"] = self._rules.unanswered.total()
             figures["rules_doubted"] = self._rules.doubted.total()
         parts = {
@@ -1044,7 +1085,8 @@ async def daemon(
     Raises `ModelError` and `AssistantError`.
     """
     async with AsyncExitStack() as stack:
-        if mqtt is None and config.mqtt.host is None:
+        own = mqtt is None and config.mqtt.host is None
+        if own:
             mqtt = config.mqtt.model_copy(update=await stack.enter_async_context(own_broker(config.broker)))
         models = await load_models(config, files)
         stack.callback(models.shutdown)
@@ -1090,6 +1132,7 @@ async def daemon(
             history=history,
             clips=clips_of(config, folder),
             page=page,
+            own_broker=own,
         )
         if page is not None:
             page.ask(built.services)

@@ -133,17 +133,21 @@ class Report:
         return json.dumps(asdict(self), ensure_ascii=False)
 
 
-def examine(config: Config) -> Report:
-    """Look at this machine. Takes about a second, longer only where torch must be asked for GPUs."""
+def examine(config: Config, *, running: bool = False) -> Report:
+    """Look at this machine. Takes about a second, longer only where torch must be asked for GPUs.
+
+    `running`: in the daemon itself, which loaded its libraries and opened its devices long ago: these are left alone,
+    and torch is not loaded for the sake of a report.
+    """
     with (
-        _beside(_native_trouble) as native,
-        _beside(lambda: (*_microphones(), _loudspeakers())) as sound,
+        _beside((lambda: None) if running else _native_trouble) as native,
+        _beside((lambda: ((), None, ())) if running else (lambda: (*_microphones(), _loudspeakers()))) as sound,
         _beside(lambda: checkup.broker(config)) as broker,
     ):
         directory = config.models.dir
         memory, memory_free = _memory()
         torch = _torch()
-        gpus = _gpus(torch)
+        gpus = _gpus(torch) if not running or "torch" in sys.modules else _idle_gpus()
         listed = store.listing(directory)
         llms = tuple(_llm(name, directory, gpus, memory_free) for name in HUB)
         chosen, chosen_trouble = _chosen(config, gpus, memory_free)

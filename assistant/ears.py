@@ -21,6 +21,15 @@ SWITCHED_OFF = "listening is switched off"
 CHUNK_HANGS = 30.0  # seconds: sources give up after less without audio, the tagger needs milliseconds
 RETRY_HANGS = 90.0 + UTTERANCES * MODEL_TIMEOUT  # seconds: the longest back-off, after the last words were recognised
 
+PROBLEMS = {
+    Problem.SILENT: "nothing but digital silence: the microphone is muted, unplugged or broken; remedy: unmute it, or "
+    "choose another one of kikimimi devices",
+    Problem.STUCK: "one value, or the same stretch, over and over: the microphone or its driver hangs; remedy: unplug "
+    "it and plug it in again, or restart the sound server",
+    Problem.CLIPPED: "at full scale all the time: the microphone is far too loud; remedy: turn its gain down "
+    "(alsamixer, F4, or pavucontrol)",
+}
+
 
 @dataclass(slots=True, eq=False)
 class Ear:

@@ -7,7 +7,7 @@ import resource
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -69,6 +69,11 @@ class Meter:
         self._histograms["speech" if speech else "sound"].add(latency)
 
     @property
+    def latencies(self) -> Mapping[str, Sequence[float]]:
+        """Seconds of the latest events, by kind."""
+        return {"sound": self._sounds, "speech": self._speech}
+
+    @property
     def histograms(self) -> Mapping[str, Histogram]:
         """Latencies of all events since the start, by kind."""
         return self._histograms
@@ -92,9 +97,32 @@ class Meter:
         }
 
 
-def _p95_ms(latencies: deque[float]) -> float | None:
-    """95th percentile in milliseconds; None before the first event."""
-    if not latencies:
-        return None
+class Stages:
+    """How long each stage took, the latest times of each."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, deque[float]] = {}
+
+    def took(self, stage: str, seconds: float) -> None:
+        """A stage took so long."""
+        taken = self._taken.get(stage)
+        if taken is None:
+            taken = self._taken[stage] = deque(maxlen=LATENCIES)
+        taken.append(seconds)
+
+    @property
+    def taken(self) -> Mapping[str, Sequence[float]]:
+        """Seconds by stage."""
+        return self._taken
+
+
+def percentile(latencies: Sequence[float], share: float) -> float | None:
+    """The latency that `share` of them (0 to 1) does not exceed; None: there is none."""
     ordered = sorted(latencies)
-    return round(1000.0 * ordered[int(0.95 * (len(ordered) - 1))], 1)
+    return ordered[int(share * (len(ordered) - 1))] if ordered else None
+
+
+def _p95_ms(latencies: Sequence[float]) -> float | None:
+    """95th percentile in milliseconds; None before the first event."""
+    found = percentile(latencies, 0.95)
+    return None if found is None else round(1000.0 * found, 1)

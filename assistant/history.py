@@ -16,6 +16,7 @@ import os
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -42,6 +43,7 @@ WAITING = 5_000  # changes that wait for the disk; what comes when it is full is
 LETTERS = 50_000  # messages that wait for a broker; then the oldest is shed and counted
 PROBE = 5.0  # seconds after a failure in which nothing is tried: a dead database must not hold up each event
 STATEMENT = 10.0  # seconds that one statement, or connecting, may take
+TIMED = 200  # events whose way to the disk is remembered
 TIDY_EVERY = 3_600.0  # seconds between two looks at age and size
 TIDY_AGAIN = 60.0  # seconds after that failed
 TIDY_PAGES = 2_000  # given back to the disk at once
@@ -127,6 +129,7 @@ class History:
         self.events = 0  # written since the start
         self.lost = 0  # events that could not be written
         self.shed = 0  # messages that were too many, the oldest
+        self.took: deque[float] = deque(maxlen=TIMED)  # seconds until an event was on the disk, the latest
         self._changes: queue.SimpleQueue[_Change | None] = queue.SimpleQueue()  # `WAITING` and the end
         self._over = False  # nobody takes what is put there
         self._thread: threading.Thread | None = None
@@ -167,7 +170,7 @@ class History:
 
     def record(self, event: Event) -> None:
         """Remember an event; the `ended` of a sound completes its `started`."""
-        values = event.to_json()
+        values, asked = event.to_json(), time.monotonic()
 
         def change(connection: Connection) -> bool:
             _write_event(connection, event, values)
@@ -178,6 +181,7 @@ class History:
                 self._lost_event()
             else:
                 self.events += 1
+                self.took.append(time.monotonic() - asked)
 
         if not self._ask(_Change(change, told)):
             self._lost_event()

@@ -35,6 +35,7 @@ from assistant.events import (
     seconds,
 )
 from assistant.evidence import Evidence, Verdicts
+from assistant.health import Stages
 from assistant.merging import Merger
 from assistant.models.cadence import Cadence
 from assistant.resident import BusyError, Resident, Status, UnwellError
@@ -42,7 +43,7 @@ from assistant.segment.activity import SILENCE_DBFS, Activity, ActivitySettings,
 from assistant.segment.recent import KEEP, Recent
 from assistant.segment.speech import Phase, Speech, SpeechSettings
 from assistant.segment.windows import Windows, WindowSettings
-from assistant.tracking import SoundSettings, SoundTable, Tracker
+from assistant.tracking import Candidate, SoundSettings, SoundTable, Standing, Tracker
 from assistant.understanding import Captions, SharedTagger, Sounds
 from assistant.waiting import at_most
 
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
     from assistant.audio.source import Source
     from assistant.models.audio_llm import AudioLLM
+    from assistant.watching import Watching
 
 log = logging.getLogger(__name__)
 
@@ -235,11 +237,13 @@ class Pipeline:
         commands: RoomCommands | None = None,
         remember: int = 0,
         heard: Callable[[Pipeline], Awaitable[None]] | None = None,
+        stages: Stages | None = None,
     ) -> None:
         """`inline` recognises before the next chunk is read, so that two runs over a file give the same lines.
 
         `clocked`: the chunks tell when they were heard, so that what they waited on their way counts as latency.
         `remember`: so many samples are to be there for `audio` at least; `heard` is awaited after each chunk.
+        `stages` is told what the parts of hearing cost.
         An exception of `emit` ends the stream.
         """
         self._source = source
@@ -253,6 +257,10 @@ class Pipeline:
         self._inline = inline
         self._clocked = clocked
         self._after_chunk = heard
+        self._stages = stages or Stages()
+        self._working = 0.0  # seconds that gate, windows, voice activity and wake words took
+        self._worked_at = 0  # position when that was told last
+        self._watching: Watching | None = None
         # What questions, pictures and clips are of.
         self.recent = Recent(max(remember, PICTURE if models.llm is None else KEEP))
         self._activity = Activity(settings.activity)
@@ -289,6 +297,11 @@ class Pipeline:
     def favour(self, words: Sequence[str]) -> None:
         """From now on favour these names of the home in what is recognised."""
         self._settings = replace(self._settings, words=tuple(words))
+
+    def watch(self, watching: Watching | None) -> None:
+        """From now on somebody sees what is heard, or nobody does."""
+        self._watching = watching
+        self._tracker.watched = watching is not None
 
     @property
     def speech_shed(self) -> float:
@@ -390,17 +403,27 @@ class Pipeline:
         self._arrived = time.monotonic() - (_waited(chunk) if self._clocked else 0.0)
         self._origin = chunk.time - seconds(chunk.start)
         self._position = chunk.end
+        began = time.perf_counter()
         self.recent.feed(chunk)
         for detection in self._cadence.feed(chunk):
             self._announce(detection)
         frames = self._activity.feed(chunk)
-        await self._tag(self._windows.feed(chunk, frames))
+        if self._watching is not None:
+            self._watching.hear(chunk, frames, began)
+        windows = self._windows.feed(chunk, frames)
+        self._working += time.perf_counter() - began
+        await self._tag(windows)
         for detection in self._tracker.advance(self._position):
             self._announce(detection)
         await self._understand(chunk, frames)
+        began = time.perf_counter()
         utterances = self._speech.feed(chunk, frames)
         if self._commands is not None:
             self._commands.hear(chunk, frames, speaking=self._speech.phase is not Phase.QUIET)
+        self._working += time.perf_counter() - began
+        if (worked := chunk.end - self._worked_at) >= SAMPLE_RATE:
+            self._stages.took("gate", self._working / seconds(worked))
+            self._working, self._worked_at = 0.0, chunk.end
         for utterance in utterances:
             await self._heard(utterance)
         self._measure(chunk, frames)
@@ -409,16 +432,32 @@ class Pipeline:
 
     async def _tag(self, windows: Sequence[Window]) -> None:
         for window in windows:
+            began = time.perf_counter()
             try:
                 scores = await self._models.tagging.call(partial(self._models.tagger.tag, window.samples))
             except Exception as error:
                 # A broken inference costs one window, not the room.
                 self._failed("the tagger failed on a window", error)
                 continue
+            self._stages.took("tagger", time.perf_counter() - began)
             tags = Tags(window, scores)
             self._evidence.feed(tags)
             for detection in self._decide(tags):
                 self._announce(detection)
+            if self._watching is not None:
+                self._watching.tagged(window.end, self._candidates(), time.perf_counter())
+
+    def _candidates(self) -> Sequence[Candidate]:
+        """What the tagger's last window says. Where a language model hears sounds, it decides about most."""
+        candidates = self._tracker.candidates
+        if self._sounds is None or not self._sounds.hearing:
+            return candidates
+        return [
+            one
+            if one.event_type in self._alerts or one.standing is Standing.SPEECH
+            else replace(one, threshold=None, standing=Standing.WITNESS)
+            for one in candidates
+        ]
 
     def _decide(self, tags: Tags) -> Sequence[Detection]:
         """What the tagger's scores begin.
@@ -568,7 +607,10 @@ class Pipeline:
             languages=self._settings.languages,
             words=self._settings.words,
         )
-        return recogniser, await thread.call(transcribe, patient=self._inline)
+        began = time.perf_counter()
+        transcript = await thread.call(transcribe, patient=self._inline)
+        self._stages.took("recogniser", time.perf_counter() - began)
+        return recogniser, transcript
 
     def _announce(self, detection: Detection) -> None:
         """Turn a detection into events, unless one that is out already stands for it."""

@@ -5,7 +5,6 @@ Every function takes the kind of `AssistantError` that it raises.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ctypes
 import ctypes.util
@@ -13,15 +12,13 @@ import functools
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
 from assistant.errors import AssistantError
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 OPEN_SECONDS = 10.0  # until a device must have opened
 CARDS = Path("/sys/class/sound")
@@ -52,34 +49,6 @@ def exclusive(fails: type[AssistantError]) -> Iterator[None]:
         yield
     finally:
         _one.release()
-
-
-async def in_thread(function: Callable[[], T]) -> T:
-    """Run in a daemon thread: what hangs in a driver must not keep the program from ending."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def deliver(result: T | None, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]
-
-    def run() -> None:
-        result, error = None, None
-        try:
-            result = function()
-        except Exception as caught:
-            error = caught
-        try:
-            loop.call_soon_threadsafe(deliver, result, error)
-        except RuntimeError:  # the loop has been closed meanwhile
-            return
-
-    threading.Thread(target=run, name="portaudio", daemon=True).start()
-    return await future
 
 
 def library(fails: type[AssistantError]) -> Any:  # noqa: ANN401 (it has no types)

@@ -175,8 +175,8 @@ class Resident:
         future: asyncio.Future[T] = self._loop.create_future()
         return await self._wait(_Job(priority, _until(deadline), future, function=function), deadline)
 
-    def figures(self) -> dict[str, Any]:
-        """For health: what waits, what was lost, and rates since the last look."""
+    def figures(self, *, look: bool = True) -> dict[str, Any]:
+        """For health: what waits, what was lost, and rates since the last `look`."""
         now, counts = time.monotonic(), self._counts
         since = self.busy_since
         busy = counts.busy + (0.0 if since is None else now - since)
@@ -184,7 +184,8 @@ class Resident:
         elapsed, answering = max(now - counts.looked, 1e-3), counts.answering - answering_before
         rate = (counts.tokens - tokens_before) / answering if answering > 0.0 else None
         share = min(1.0, (busy - busy_before) / elapsed)
-        counts.looked, counts.before = now, (counts.tokens, busy, counts.answering)
+        if look:
+            counts.looked, counts.before = now, (counts.tokens, busy, counts.answering)
         return {
             "status": self.status.value,
             "healthy": self.status in {Status.LOADING, Status.READY},

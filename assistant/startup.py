@@ -225,6 +225,11 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def on_gpu(settings: AudioLLMSettings) -> bool:
+    """Whether the audio language model lives on a GPU, by choice or because torch finds one."""
+    return settings.device.startswith("cuda") or (settings.device == "auto" and _has_gpu())
+
+
 def load_audio_llm(folder: Path, settings: AudioLLMSettings) -> AudioLLM:
     """The audio language model of a checkpoint, of whichever family its config.json names. Raises `ModelError`.
 
@@ -357,8 +362,8 @@ async def load_models(config: Config, files: ModelFiles) -> Models:
 def _understanding(config: Config, folder: Path, tagger: Tagger, tagging: ModelThread) -> Models:
     """The models of the profiles qwen and hybrid; the audio language model begins to load."""
     settings = config.models.audio_llm
-    on_gpu = settings.device.startswith("cuda") or (settings.device == "auto" and _has_gpu())
-    llm = Resident(lambda: load_audio_llm(folder, settings), batch=BATCH_GPU if on_gpu else BATCH_CPU)
+    batch = BATCH_GPU if on_gpu(settings) else BATCH_CPU
+    llm = Resident(lambda: load_audio_llm(folder, settings), batch=batch)
 
     made: Recogniser | None = None
 

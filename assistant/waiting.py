@@ -1,10 +1,13 @@
-"""Waiting with a limit where `asyncio.timeout` cannot be relied upon."""
+"""Waiting with a limit where `asyncio.timeout` cannot be relied upon, and for what may hang for ever."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from typing import Any
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 async def at_most(seconds: float, work: Awaitable[Any]) -> bool:
@@ -25,3 +28,31 @@ async def at_most(seconds: float, work: Awaitable[Any]) -> bool:
         return False
     task.result()
     return True
+
+
+async def in_thread(function: Callable[[], T], name: str) -> T:
+    """Run in a daemon thread: what hangs in a driver must not keep the program from ending."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def deliver(result: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = function()
+        except Exception as caught:
+            error = caught
+        try:
+            loop.call_soon_threadsafe(deliver, result, error)
+        except RuntimeError:  # the loop has been closed meanwhile
+            return
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return await future

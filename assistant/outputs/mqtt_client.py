@@ -29,6 +29,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from assistant import secret_files
 from assistant.outputs.topics import Message
+from assistant.outputs.traffic import Traffic
 from assistant.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -193,14 +194,19 @@ class Link:
         will: Message | None,
         received: Received,
         acknowledged: Acknowledged = lambda _message: None,
+        traffic: Traffic | None = None,
     ) -> None:
-        """`protocol` is 5 or 4 (3.1.1); `received` and `acknowledged` are called on the loop."""
+        """`protocol` is 5 or 4 (3.1.1); `received` and `acknowledged` are called on the loop.
+
+        What is sent is counted in `traffic`.
+        """
         self.settings = settings
         self.protocol = protocol
         self.refused = 0  # messages that the broker acknowledged with an error
         self.unacknowledged: dict[int, tuple[Message, float]] = {}
         self._received = received
         self._acknowledged = acknowledged
+        self._traffic = traffic or Traffic()
         self._loop = asyncio.get_running_loop()
         self._answered: asyncio.Future[ReasonCode] = self._loop.create_future()
         self._lost: asyncio.Future[str] = self._loop.create_future()
@@ -245,11 +251,13 @@ class Link:
         if not message.topic or "\0" in message.topic:
             raise ValueError("the topic is empty or holds a NUL")
         payload = message.encoded()
-        if self._largest is not None and len(payload) + len(message.topic.encode()) + ROOM_FOR_HEADER > self._largest:
+        size = len(payload) + len(message.topic.encode())
+        if self._largest is not None and size + ROOM_FOR_HEADER > self._largest:
             raise ValueError(f"{len(payload)} bytes are more than the broker takes ({self._largest})")
         info = self._client.publish(
             message.topic, payload, message.qos, message.retain, self._publish_properties(message)
         )
+        self._traffic.sent(size)
         if message.qos > 0:
             self.unacknowledged[info.mid] = (message, self._loop.time())
 
@@ -503,10 +511,11 @@ class Link:
         self._moved.set()
 
     def _published(self, mid: int, reason: ReasonCode) -> None:
-        message, _ = self.unacknowledged.pop(mid, (None, 0.0))
+        message, sent = self.unacknowledged.pop(mid, (None, 0.0))
         self._moved.set()
         if message is None:
             return
+        self._traffic.answers.append(self._loop.time() - sent)
         self._acknowledged(message)
         if reason.is_failure:
             self.refused += 1
@@ -529,6 +538,7 @@ class Connector:
         self.settings = settings
         self.client_id = client_id
         self.protocol = 5
+        self.traffic = Traffic()  # over all links
 
     async def open(
         self, will: Message | None, received: Received, acknowledged: Acknowledged = lambda _message: None
@@ -556,6 +566,7 @@ class Connector:
             will=will,
             received=received,
             acknowledged=acknowledged,
+            traffic=self.traffic,
         )
         await link.open()
         return link

@@ -11,8 +11,10 @@ import asyncio
 import logging
 import random
 import ssl
+import time
 from collections import Counter
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
@@ -22,6 +24,7 @@ from pydantic import AfterValidator, Field
 from assistant import __version__, secret_files
 from assistant.channel import Channel
 from assistant.events import Webhook
+from assistant.outputs.traffic import Traffic
 from assistant.settings import Settings
 
 if TYPE_CHECKING:
@@ -78,6 +81,7 @@ class Webhooks:
         self._settings = settings
         self._inbox: Channel[tuple[Webhook, float]] = Channel("webhooks", INBOX)
         self._counts: Counter[str] = Counter()
+        self.traffic: dict[str, Traffic] = {}  # by host, of `webhooks.hosts`
         self._told: set[str] = set()  # failures that were logged
         self._working = 0
         self._idle = asyncio.Event()
@@ -156,6 +160,9 @@ class Webhooks:
             headers = _headers(webhook)
             secure = webhook.url.startswith("https:")
             context = await asyncio.to_thread(ssl.create_default_context, cafile=self._settings.ca) if secure else False
+            traffic = self.traffic.setdefault(urlsplit(webhook.url).netloc.rpartition("@")[2].lower(), Traffic())
+            traffic.sent(len(webhook.url) + sum(map(len, chain(*headers.items()))) + len(webhook.body or b""))
+            began = time.monotonic()
         except (OSError, ValueError) as error:
             return f"{error}; remedy: check webhooks.ca and the files of its headers", False
         try:
@@ -164,6 +171,7 @@ class Webhooks:
                 httpx2.AsyncClient(verify=context, trust_env=False, follow_redirects=False, timeout=TIMEOUT) as client,
                 client.stream(webhook.method, webhook.url, headers=headers, content=webhook.body) as answer,
             ):
+                traffic.answers.append(time.monotonic() - began)
                 return _problem(answer)
         except (TimeoutError, httpx2.TimeoutException):
             return f"no answer within {TIMEOUT:.0f} s", True

@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from assistant.errors import AssistantError, ConfigurationError
-from assistant.web import rooms
+from assistant.web import health, rooms
 from assistant.web.live import Feed
 from assistant.web.security import COOKIE, SESSION, App, Door, policy
 from assistant.web.server import STATIC
@@ -27,7 +27,10 @@ from assistant.web.services import WebServices
 DESCRIPTION = """What the page of Kikimimi is made of. Programs send the password as `Authorization: Bearer PASSWORD`.
 
 `/api/live` is a WebSocket: JSON texts with a `type` (`rooms`, `room`, `event`, `clip`, `level`, `health` …); events are
-those of MQTT. Send `{"watch": ["kitchen"]}` for the fast figures of a room. `/metrics` is for Prometheus."""
+those of MQTT. Send `{"watch": ["kitchen", "health"]}` for the fast figures of a room, and for those of the daemon:
+`sound` (ten a second: `dbfs`, `floor`, `peak`, whether the `gate` is open, `columns` of 64 bytes of a log-mel
+spectrogram, base64, 40 a second), `scores` (each window of the tagger: `candidates` with what each needs) and `vitals`
+(each two seconds: `health` as GET `/api/health` has it). `/metrics` is for Prometheus."""
 
 
 # What any request may be answered with, before or beside its own.
@@ -70,9 +73,15 @@ def build(services: WebServices, door: Door, version: str) -> tuple[FastAPI, Fee
     )
     app.add_exception_handler(AssistantError, _told)
     app.include_router(_login(door, version))
-    for router in (rooms.routes(services.rooms),):
+    for router in (rooms.routes(services.rooms), health.routes(services.health)):
         app.include_router(router)
+
+    def watched(names: frozenset[str]) -> None:
+        services.rooms.watch(names)
+        services.health.watch(names)
+
     feed = Feed(services.rooms, version)
+    feed.watching = watched
 
     @app.websocket("/api/live")
     async def live(websocket: WebSocket) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, HTTPException, Path
@@ -54,6 +54,9 @@ class RoomService(Protocol):
 
     def command(self, command: Command) -> None:
         """Do what somebody asks for."""
+
+    def watch(self, watched: Container[str]) -> None:
+        """What open pages watch from now on: rooms by id, among others."""
 
 
 RoomName = Annotated[str, Path(pattern=r"^[a-z0-9_-]+$", max_length=64, description="id of a room")]

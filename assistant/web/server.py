@@ -56,6 +56,11 @@ class WebServer:
         if self.feed is not None:
             self.feed.offer(fact)
 
+    def tell(self, message: Mapping[str, Any], *, watchers_of: str) -> None:
+        """Tell those pages that watch something; never blocks."""
+        if self.feed is not None:
+            self.feed.tell(message, watchers_of=watchers_of)
+
     def change(self) -> None:
         """Rooms came or went."""
         if self.feed is not None:

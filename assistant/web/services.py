@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from assistant.web.health import HealthService
 from assistant.web.rooms import RoomService
 
 
@@ -13,4 +14,5 @@ class WebServices:
     """Filled in by `app`. An `AssistantError` is told to whoever asked; any other exception is a bug."""
 
     rooms: RoomService
+    health: HealthService
     metrics: Callable[[], bytes]  # for Prometheus
