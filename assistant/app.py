@@ -642,7 +642,11 @@ class Daemon:
             log.exception("the rules failed on %s %s in %s", event.event_type, event.state, event.room)
         if self._clips is not None:
             event = self._clips.marked(event)  # a rule may keep it
-        self._tell(event if self._transcripts else without_words(event))
+        event = event if self._transcripts else without_words(event)
+        for ear in self._ears:
+            if ear.room.id == event.room:
+                ear.last = event
+        self._tell(event)
         if event.event_type in self._alerts:
             self._draw(event.room)
 
@@ -955,6 +959,7 @@ class Daemon:
                 listening=self._switches is None or self._switches.own(ear.room.id),
                 sensitivity=Sensitivity.BALANCED if self._switches is None else self._switches.sensitivity(ear.room.id),
                 source="" if ear.source is None else ear.source.name,
+                last=None if ear.last is None else ear.last.to_json(),
             )
             for ear in self._ears
         ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from assistant.commanding import RoomCommands, Turns
-from assistant.events import Presence, Problem, RoomChanged
+from assistant.events import Event, Presence, Problem, RoomChanged
 from assistant.pipeline import MODEL_TIMEOUT, UTTERANCES
 from assistant.startup import Room
 
@@ -50,6 +50,7 @@ class Ear:
     failures: int = 0  # times that its source broke or could not be opened
     heard: bool = False  # it was online at least once
     problem: Problem = Problem.NONE  # of what its source gives, as last told
+    last: Event | None = None  # that was told of it
     failure: AssistantError | None = None  # why it is not heard
     told: str | None = None  # the reason that was told last
     tried: float = field(default_factory=time.monotonic)  # when its source was opened last, or has ended

@@ -22,6 +22,7 @@ class RoomState(BaseModel):
     listening: bool = Field(description="its own switch")
     sensitivity: Sensitivity
     source: str = Field(description="what hears it, without passwords; empty: not opened yet")
+    last: dict[str, Any] | None = Field(description="the latest event there since the start, as on MQTT")
 
 
 class House(BaseModel):
