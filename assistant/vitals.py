@@ -95,6 +95,7 @@ class Vitals:
         self._found: Checked | None = None
         self._found_at = 0.0  # monotonic
         self._recogniser = asyncio.ensure_future(parts().models.recogniser())
+        self._recogniser.add_done_callback(_noticed)
 
     def health(self) -> Health:
         """At this moment."""
@@ -167,6 +168,12 @@ class Vitals:
             self._checking = None
             self._found, self._found_at = checking.result(), time.monotonic()
         return checking.result()
+
+
+def _noticed(loading: asyncio.Future[Any]) -> None:
+    """That it failed is shown, not raised."""
+    if not loading.cancelled():
+        loading.exception()
 
 
 def _examined(config: Config) -> Checked:
@@ -305,15 +312,16 @@ def models(parts: Parts, recogniser: asyncio.Future[Recogniser | None]) -> Itera
             reason=llm.reason,
         )
     elif config.speech.enabled:
-        whisper = recogniser.result() if recogniser.done() and recogniser.exception() is None else None
-        failed = recogniser.done() and whisper is None
+        over = recogniser.done() and not recogniser.cancelled()
+        whisper = recogniser.result() if over and recogniser.exception() is None else None
+        failed = over and whisper is None
         yield ModelState(
             role="speech",
             name=whisper.name if whisper is not None else f"whisper {config.speech.model}",
             device=f"CPU, {config.speech.compute_type}, {config.speech.threads} thread"
             + ("s" if config.speech.threads > 1 else ""),
             why="configured",
-            state="failed" if failed else "ready" if recogniser.done() else "loading",
+            state="failed" if failed else "ready" if over else "loading",
             reason="it could not be loaded; the log says why" if failed else None,
         )
     if config.say.enabled:

@@ -19,11 +19,13 @@ from assistant.audio.source import SourceStats
 from assistant.config import Config
 from assistant.errors import SourceError
 from assistant.events import SAMPLE_RATE, Chunk, Event, Samples, SpeechEvidence, State, Transcript, frozen
+from assistant.health import Stages
 from assistant.models.yamnet import Yamnet
 from assistant.pipeline import Models, ModelThread, Pipeline, Recogniser, Tagger
 from assistant.resident import BusyError
 from assistant.startup import hearing_settings
 from assistant.synthesis import noise, placed, t3, tone
+from assistant.watching import Watching
 
 CHUNK = 640
 
@@ -327,6 +329,28 @@ async def test_the_tagger_alone_is_enough_to_say_that_somebody_spoke(models: Bui
 
     known = await speech_of(pipe(Played(room((4.0, spoken(1.5)), length=12.0)), models(Mute(), Faint()), []), 4.0)
     assert known[-1] is True
+
+
+async def test_somebody_who_watches_sees_what_is_heard_and_it_decides_the_same(models: Build) -> None:
+    samples = room((2.0, 0.4 * t3(cycles=4)), (12.0, 0.3 * tone(1000.0, 1.0)))
+    told: list[dict[str, object]] = []
+    heard: list[list[Event]] = []
+    stages = Stages()
+    for watching in (None, Watching("kitchen", lambda message: told.append(dict(message)))):
+        events: list[Event] = []
+        settings = hearing_settings(Config())
+        hearing = Pipeline(Played(samples), models(), settings, events.append, inline=True, stages=stages)
+        hearing.watch(watching)
+        await hearing.run()
+        heard.append(events)
+        if watching is None:
+            assert not told
+    first, second = ([(e.event_type, e.state, e.offset, e.score) for e in events] for events in heard)
+    assert first == second
+    assert {message["type"] for message in told} == {"sound", "scores"}
+    assert len(stages.taken["tagger"]) > 20
+    assert 50 < len(stages.taken["gate"]) <= 60
+    assert 0.0 < max(stages.taken["gate"]) < 1.0
 
 
 async def test_what_a_chunk_waited_on_its_way_is_latency(models: Build) -> None:

@@ -160,7 +160,8 @@ class Webhooks:
             headers = _headers(webhook)
             secure = webhook.url.startswith("https:")
             context = await asyncio.to_thread(ssl.create_default_context, cafile=self._settings.ca) if secure else False
-            traffic = self.traffic.setdefault(urlsplit(webhook.url).netloc.rpartition("@")[2].lower(), Traffic())
+            host = next(host for host in self._settings.hosts if is_listed(webhook.url, (host,)))
+            traffic = self.traffic.setdefault(host, Traffic())
             traffic.sent(len(webhook.url) + sum(map(len, chain(*headers.items()))) + len(webhook.body or b""))
             began = time.monotonic()
         except (OSError, ValueError) as error:

@@ -183,6 +183,11 @@ async def test_levels_health_and_rules(any_port: int, started: Start, subscribe:
     output.offer(Publish("zigbee/lamp/set", '{"state":"ON"}', qos=1, retain=True, rule="lamp"))
     await until(lambda: subscriber.payloads("zigbee/lamp/set"))
 
+    await until(lambda: len(output.traffic.answers) > 3)
+    assert output.traffic.messages > len(output.traffic.answers)  # levels and health are not acknowledged
+    assert output.traffic.bytes > len('zigbee/lamp/set{"state":"ON"}')
+    assert all(0.0 <= seconds < 5.0 for seconds in output.traffic.answers)
+    assert output.trouble is None
     assert subscriber.payloads("kikimimi/kitchen/level") == ['{"dbfs":-50.0,"floor":-60.0,"peak":-20.0}']
     assert subscriber.payloads("kikimimi/health") == ['{"cpu_percent":3.0}']
     assert subscriber.payloads("zigbee/lamp/set") == ['{"state":"ON"}']

@@ -100,6 +100,9 @@ async def test_a_request_arrives_once_with_its_headers_and_body(tmp_path: Path, 
         await until(ended(webhooks, 1, 0))
         ((first, headers, body),) = server.requests
 
+    ((host, traffic),) = webhooks.traffic.items()
+    assert (host, traffic.messages, len(traffic.answers)) == (f"127.0.0.1:{server.port}", 1, 1)
+    assert len(url) + len(body) < traffic.bytes < len(url) + 200
     assert first == f"PUT /hook/{SECRET}?room=k%26x HTTP/1.1"
     assert (headers["authorization"], headers["x-a"]) == (f"Bearer {SECRET}", "b")
     assert headers["content-type"] == "application/json"
