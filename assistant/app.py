@@ -907,10 +907,17 @@ class Daemon:
         from assistant.web.health import WATCHED  # noqa: PLC0415
         from assistant.web.services import WebServices  # noqa: PLC0415
 
+        vitals = Vitals(self.parts, partial(self._show, WATCHED))
+
+        def watch(watched: frozenset[str]) -> None:
+            self._watch(watched)
+            vitals.watch(watched)
+
         return WebServices(
             rooms=self,
             metrics=lambda: exposition(self.snapshot(), __version__),
-            health=Vitals(self.parts, partial(self._show, WATCHED)),
+            health=vitals,
+            watch=watch,
         )
 
     def parts(self) -> Parts:
@@ -938,7 +945,7 @@ class Daemon:
         if self._page is not None:
             self._page.tell(message, watchers_of=watched)
 
-    def watch(self, watched: Container[str]) -> None:
+    def _watch(self, watched: Container[str]) -> None:
         """From now on somebody sees what is heard in these rooms."""
         self._watchers.change(watched)
         for ear in self._ears:

@@ -75,13 +75,8 @@ def build(services: WebServices, door: Door, version: str) -> tuple[FastAPI, Fee
     app.include_router(_login(door, version))
     for router in (rooms.routes(services.rooms), health.routes(services.health)):
         app.include_router(router)
-
-    def watched(names: frozenset[str]) -> None:
-        services.rooms.watch(names)
-        services.health.watch(names)
-
     feed = Feed(services.rooms, version)
-    feed.watching = watched
+    feed.watching = services.watch
 
     @app.websocket("/api/live")
     async def live(websocket: WebSocket) -> None:
@@ -164,7 +159,8 @@ class _Protocol(H11Protocol):
         super().connection_made(transport)
 
         def give_up() -> None:
-            if getattr(self, "cycle", None) is None and not transport.is_closing():
+            asked = getattr(self, "cycle", None) is not None or transport.get_protocol() is not self  # a WebSocket
+            if not asked and not transport.is_closing():
                 transport.close()
 
         self.loop.call_later(self.head_within, give_up)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
 from typing import Any, Literal, Protocol
 
 from fastapi import APIRouter
@@ -126,9 +125,6 @@ class HealthService(Protocol):
 
     async def checked(self, *, anew: bool) -> Checked:
         """What the checks found. Raises `AssistantError` when they do not end."""
-
-    def watch(self, watched: Container[str]) -> None:
-        """What open pages watch from now on; `WATCHED` among it: one shows this."""
 
 
 def routes(service: HealthService) -> APIRouter:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, HTTPException, Path
@@ -22,7 +22,7 @@ class RoomState(BaseModel):
     listening: bool = Field(description="its own switch")
     sensitivity: Sensitivity
     source: str = Field(description="what hears it, without passwords; empty: not opened yet")
-    last: dict[str, Any] | None = Field(description="the latest event there since the start, as on MQTT")
+    last: dict[str, Any] | None = Field(default=None, description="the latest event there since the start, as on MQTT")
 
 
 class House(BaseModel):
@@ -55,9 +55,6 @@ class RoomService(Protocol):
 
     def command(self, command: Command) -> None:
         """Do what somebody asks for."""
-
-    def watch(self, watched: Container[str]) -> None:
-        """What open pages watch from now on: rooms by id, among others."""
 
 
 RoomName = Annotated[str, Path(pattern=r"^[a-z0-9_-]+$", max_length=64, description="id of a room")]

@@ -15,4 +15,5 @@ class WebServices:
 
     rooms: RoomService
     health: HealthService
+    watch: Callable[[frozenset[str]], None]  # told what open pages watch: rooms by id, `health.WATCHED`
     metrics: Callable[[], bytes]  # for Prometheus

@@ -60,7 +60,7 @@ class Rooms:
 async def serving(folder: Path, **settings: Any) -> AsyncIterator[tuple[WebServer, Rooms]]:
     rooms = Rooms()
     one = WebServer(WebSettings(port=0, **settings), folder, "1.2.3")
-    one.ask(lambda: WebServices(rooms=rooms, metrics=lambda: b"up 1\n"))
+    one.ask(lambda: WebServices(rooms=rooms, health=None, watch=lambda _: None, metrics=lambda: b"up 1\n"))
     task = asyncio.create_task(one.run())
     async with asyncio.timeout(20):
         await one.listening.wait()
@@ -185,6 +185,17 @@ async def test_a_page_that_says_something_else_is_left(tmp_path: Path, said: str
             await heard(socket, "rooms")
 
 
+async def test_a_page_may_stay_open_for_longer_than_a_head_may_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "HEAD_WITHIN", 0.3)
+    async with serving(tmp_path) as (one, _), connect(f"ws://127.0.0.1:{one.port}/api/live") as socket:
+        await heard(socket, "rooms")
+        await asyncio.sleep(0.8)
+        one.offer(LevelMeasured("kitchen", -30.0, -60.0, -25.0))
+        await heard(socket, "level")
+
+
 async def test_a_page_of_another_site_gets_no_feed(tmp_path: Path) -> None:
     async with serving(tmp_path) as (one, _):
         with pytest.raises(InvalidStatus):
@@ -213,7 +224,7 @@ async def test_a_port_that_is_taken_is_told_and_tried_again(
     taken = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
     port = taken.sockets[0].getsockname()[1]
     one = WebServer(WebSettings(port=port), tmp_path, "1")
-    one.ask(lambda: WebServices(rooms=Rooms(), metrics=lambda: b""))
+    one.ask(lambda: WebServices(rooms=Rooms(), health=None, watch=lambda _: None, metrics=lambda: b""))
     task = asyncio.create_task(one.run())
     await until(lambda: "cannot be opened" in caplog.text)
     taken.close()
