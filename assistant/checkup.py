@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from assistant import history
+from assistant import history_reading
 from assistant.errors import HistoryError
-from assistant.history import Wanted
+from assistant.history_reading import Wanted
 from assistant.outputs.probe import probe
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _folder(name: str, folder: Path) -> Iterator[Check]:
 
 def _history(config: Config, state: Path) -> Iterator[Check]:
     try:
-        latest = history.read(config.history, state, Wanted(limit=1))
+        latest = history_reading.read(config.history, state, Wanted(limit=1))
     except HistoryError as error:
         if "there is no history yet" in str(error):
             yield Check("history", True, "nothing was heard yet")

@@ -29,7 +29,7 @@ from assistant.audio.address import kind_of
 from assistant.bounded_yaml import BoundedLoader
 from assistant.clips import ClipSettings
 from assistant.errors import AssistantError, ConfigurationError
-from assistant.history import HistorySettings
+from assistant.history_database import HistorySettings
 from assistant.intents import DeviceSettings
 from assistant.models.audio_llm import AudioLLMSettings
 from assistant.models.store import StoreSettings

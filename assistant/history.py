@@ -21,28 +21,34 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, SecretStr, field_validator, model_validator
-
-from assistant.errors import AssistantError, HistoryError
+from assistant.errors import HistoryError
 from assistant.events import Event, State
-from assistant.settings import Settings
+from assistant.history_database import (
+    FILE,
+    HistorySettings,
+    damage_of,
+    engine_of,
+    is_damage,
+    is_of_the_data,
+    reason_of,
+    remedy_of,
+    shown,
+    tables,
+    upgrade,
+)
 from assistant.waiting import at_most
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection
 
 log = logging.getLogger(__name__)
 
-FILE = "history.db"
-REVISION = "0001"  # the newest of migrations/
 BATCH = 500  # changes that share one commit
 WAITING = 5_000  # changes that wait for the disk; what comes when it is full is not written, and counted
 LETTERS = 50_000  # messages that wait for a broker; then the oldest is shed and counted
 PROBE = 5.0  # seconds after a failure in which nothing is tried: a dead database must not hold up each event
-STATEMENT = 10.0  # seconds that one statement, or connecting, may take
 TIMED = 200  # events whose way to the disk is remembered
 TIDY_EVERY = 3_600.0  # seconds between two looks at age and size
 TIDY_AGAIN = 60.0  # seconds after that failed
@@ -51,39 +57,6 @@ TIDY_ROWS = 2_000  # deleted in one transaction, so that an event never waits lo
 SERVER_LOCK = 0x6B696B69  # of PostgreSQL's advisory locks, which all programs on a database share
 STOP = 5.0  # seconds for what waits when the daemon ends
 MB = 1_000_000
-URL_REMEDY = (
-    "url must read postgresql://user:password@host:port/database; write : / and @ in a password as %3A, %2F and %40"
-)
-
-
-class HistorySettings(Settings):
-    """Where events are remembered, and for how long."""
-
-    enabled: bool = Field(
-        default=True, description="false: nothing is written; events wait for the broker in memory alone"
-    )
-    path: Path | None = Field(default=None, description="SQLite file; default: history.db in the state folder")
-    url: SecretStr | None = Field(
-        default=None, description="postgresql://user:password@host/database in place of a file (extra: postgres)"
-    )
-    days: float = Field(default=365, gt=0, le=36_500, description="older events are deleted")
-    megabytes: float = Field(default=500, ge=1, description="of a larger SQLite file the oldest events are deleted")
-
-    @field_validator("path")
-    @classmethod
-    def _at_home(cls, path: Path | None) -> Path | None:
-        try:
-            return None if path is None else path.expanduser()
-        except RuntimeError:
-            raise ValueError(f"{path}: there is no such home directory; write the whole path") from None
-
-    @model_validator(mode="after")
-    def _one_place(self) -> Self:
-        if self.path is not None and self.url is not None:
-            raise ValueError("path and url are both given: remove one")
-        if self.url is not None and not _is_of_a_server(self.url.get_secret_value()):
-            raise ValueError(URL_REMEDY)
-        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,18 +66,6 @@ class Letter:
     number: int  # later ones are larger
     raised: float  # Unix seconds
     body: str
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which events are asked for. Everything that is given must hold."""
-
-    since: float | None = None  # Unix seconds
-    until: float | None = None
-    room: str | None = None
-    event_type: str | None = None
-    text: str | None = None  # found in what was said, in any case
-    limit: int = 100  # the latest so many
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,7 +111,7 @@ class History:
     @property
     def place(self) -> str:
         """The file or server, for a person, without a password."""
-        return str(self.path) if self.path is not None else _shown(self.settings)
+        return str(self.path) if self.path is not None else shown(self.settings)
 
     def start(self) -> None:
         """Open the database in the background. Changes may be asked for at once."""
@@ -303,13 +264,13 @@ class History:
         try:
             outcomes = self._transact(batch)
         except Exception as error:
-            usable = _is_of_the_data(error) or (not _is_damage(error) and self._still_there())
+            usable = is_of_the_data(error) or (not is_damage(error) and self._still_there())
             if usable and len(batch) > 1:  # a full disk can still be read; one event's fault is no other's
                 for change in batch:
                     self._write([change])
                 return
-            if _is_of_the_data(error):
-                log.warning("history: %s: cannot hold an event or message: %s", self.place, _reason(error))
+            if is_of_the_data(error):
+                log.warning("history: %s: cannot hold an event or message: %s", self.place, reason_of(error))
             else:
                 self._broken(error, usable=usable)
             self._failed(batch)
@@ -386,9 +347,9 @@ class History:
                 self._connect()
             except Exception as error:
                 self._disconnect()
-                if self.path is None or not _is_damage(error):
+                if self.path is None or not is_damage(error):
                     raise
-                self._put_aside(_reason(error))
+                self._put_aside(reason_of(error))
                 self._connect()
         except Exception as error:
             self._broken(error)
@@ -401,12 +362,12 @@ class History:
 
     def _connect(self) -> None:
         """Raises what the database raises, and `HistoryError` for a damaged file."""
-        self._connection = _engine(self.settings, self.path).connect()
-        if self.path is not None and (damage := _damage(self._connection)):
+        self._connection = engine_of(self.settings, self.path).connect()
+        if self.path is not None and (damage := damage_of(self._connection)):
             raise HistoryError(f"malformed: {damage}")
         if self.path is None:
             self._hold_server()
-        _upgrade(self._connection)
+        upgrade(self._connection)
         with self._connection.begin():
             self._letters = _count_letters(self._connection)
             self._number = max(self._number, _highest_letter(self._connection))
@@ -470,7 +431,7 @@ class History:
 
     def _broken(self, error: Exception, *, usable: bool = False) -> None:
         """Tell a failure once, and connect again later, unless the connection is `usable` for reading."""
-        reason = _reason(error)
+        reason = reason_of(error)
         if reason != self.problem:
             self.problem = reason
             log.error(
@@ -478,9 +439,9 @@ class History:
                 "the broker in memory alone. Trying again for ever; remedy: %s",
                 self.place,
                 reason,
-                _remedy(reason, self.path is not None),
+                remedy_of(reason, self.path is not None),
             )
-        if self.path is not None and _is_damage(error):
+        if self.path is not None and is_damage(error):
             self._damage, usable = reason, False
         if not usable:
             self._disconnect()
@@ -500,7 +461,7 @@ class History:
         from sqlalchemy import insert  # noqa: PLC0415
 
         self._number += 1
-        connection.execute(insert(_tables().letters).values(number=self._number, raised=raised, body=body))
+        connection.execute(insert(tables().letters).values(number=self._number, raised=raised, body=body))
         self._letters += 1
         if self._letters > LETTERS:
             self._shed_oldest(connection)
@@ -509,7 +470,7 @@ class History:
     def _shed_oldest(self, connection: Connection) -> None:
         from sqlalchemy import delete, select  # noqa: PLC0415
 
-        table = _tables().letters
+        table = tables().letters
         oldest = select(table.c.number).order_by(table.c.number).limit(self._letters - LETTERS)
         shed = connection.execute(delete(table).where(table.c.number.in_(oldest))).rowcount
         self._letters -= shed
@@ -520,7 +481,7 @@ class History:
     def _drop(self, connection: Connection, number: int) -> None:
         from sqlalchemy import delete  # noqa: PLC0415
 
-        table = _tables().letters
+        table = tables().letters
         self._letters -= connection.execute(delete(table).where(table.c.number == number)).rowcount
 
     # age and size, in the thread
@@ -547,7 +508,7 @@ class History:
         from sqlalchemy import delete, select  # noqa: PLC0415
 
         assert self._connection is not None  # noqa: S101 - checked by the caller
-        table = _tables().events
+        table = tables().events
         oldest = select(table.c.id).order_by(table.c.start).limit(TIDY_ROWS)
         if self.path is None or self._size <= self.settings.megabytes * MB:  # a server's tables do not shrink
             oldest = oldest.where(table.c.start < time.time() - self.settings.days * 86_400.0)
@@ -583,187 +544,6 @@ class History:
                 self._size = self._connection.execute(text("SELECT pg_total_relation_size('events')")).scalar_one()
 
 
-def read(settings: HistorySettings, folder: Path, wanted: Wanted) -> list[dict[str, Any]]:
-    """The latest events that are wanted, as they were told, the oldest of them first; a daemon may write meanwhile.
-
-    Raises `HistoryError`.
-    """
-    path = None if settings.url is not None else settings.path or folder / FILE
-    if path is not None and not path.exists():
-        raise HistoryError(f"{path}: there is no history yet; remedy: kikimimi run, or another history.path")
-    try:
-        engine = _engine(settings, path, reading=True)
-        with contextlib.closing(engine.connect()) as connection:
-            return _read(connection, wanted)
-    except AssistantError:
-        raise
-    except Exception as error:
-        place = path if path is not None else _shown(settings)
-        raise HistoryError(f"{place}: the history cannot be read: {_reason(error)}") from error
-
-
-def _read(connection: Connection, wanted: Wanted) -> list[dict[str, Any]]:
-    from sqlalchemy import select  # noqa: PLC0415
-
-    table = _tables().events
-    query = select(table.c.body).order_by(table.c.start.desc(), table.c.id.desc()).limit(wanted.limit)
-    if wanted.since is not None:
-        query = query.where(table.c.start >= wanted.since)
-    if wanted.until is not None:
-        query = query.where(table.c.start < wanted.until)
-    if wanted.room is not None:
-        query = query.where(table.c.room == wanted.room)
-    if wanted.event_type is not None:
-        query = query.where(table.c.event_type == wanted.event_type)
-    if wanted.text is not None:
-        query = query.where(table.c.text.icontains(wanted.text, autoescape=True))
-    with connection.begin():
-        return [json.loads(body) for body in reversed(connection.execute(query).scalars().all())]
-
-
-# --- the database -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Tables:
-    events: Any
-    letters: Any
-
-
-_known_tables: list[_Tables] = []
-
-
-def _tables() -> _Tables:
-    """The tables as `migrations/` makes them."""
-    if not _known_tables:
-        from sqlalchemy import Column, Double, Integer, MetaData, String, Table, Text  # noqa: PLC0415
-
-        metadata = MetaData()
-        events = Table(
-            "events",
-            metadata,
-            Column("id", String(26), primary_key=True),
-            Column("room", String, nullable=False),
-            Column("kind", String, nullable=False),
-            Column("event_type", String, nullable=False),
-            Column("start", Double, nullable=False),  # Unix seconds
-            Column("text", Text),
-            Column("body", Text, nullable=False),  # the event's JSON
-        )
-        letters = Table(
-            "letters",
-            metadata,
-            Column("number", Integer, primary_key=True),
-            Column("raised", Double, nullable=False),  # Unix seconds
-            Column("body", Text, nullable=False),
-        )
-        _known_tables.append(_Tables(events, letters))
-    return _known_tables[0]
-
-
-def _engine(settings: HistorySettings, path: Path | None, *, reading: bool = False) -> Engine:
-    """An engine with one connection. Raises `HistoryError` without the driver, or a wrong URL."""
-    from sqlalchemy import URL, create_engine, event, make_url  # noqa: PLC0415 (takes a quarter of a second)
-    from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
-    from sqlalchemy.pool import NullPool  # noqa: PLC0415
-
-    if settings.url is not None:
-        try:
-            url = make_url(settings.url.get_secret_value()).set(drivername="postgresql+psycopg")
-            return create_engine(
-                url,
-                poolclass=NullPool,
-                connect_args={
-                    "connect_timeout": round(STATEMENT),
-                    # the server, too, is to find out that we are gone: it holds the lock for us
-                    "options": " ".join(
-                        f"-c {name}={value}"
-                        for name, value in {
-                            "statement_timeout": round(STATEMENT * 1000),
-                            "tcp_keepalives_idle": 5,
-                            "tcp_keepalives_interval": 2,
-                            "tcp_keepalives_count": 3,
-                        }.items()
-                    ),
-                    "tcp_user_timeout": round(STATEMENT * 1000),
-                    "keepalives_idle": 5,
-                    "keepalives_interval": 2,
-                    "keepalives_count": 3,
-                },
-            )
-        except ModuleNotFoundError as error:
-            raise HistoryError(
-                f"history.url needs the package {error.name}; remedy: pip install 'kikimimi[postgres]'"
-            ) from None
-        except (ArgumentError, ValueError):  # its text may quote a piece of the password
-            raise HistoryError(f"history.{URL_REMEDY}") from None
-    assert path is not None  # noqa: S101 - the only other place
-    if not reading:
-        path.touch(mode=0o600)  # SQLite's own would be readable by all
-    engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool, connect_args={"timeout": 5.0})
-
-    @event.listens_for(engine, "connect")
-    def connected(connection: Any, _record: object) -> None:  # noqa: ANN401 - sqlite3's, through SQLAlchemy
-        connection.isolation_level = None  # transactions as SQLAlchemy begins them, tables included
-        if reading:  # SQLite's own knows no letters beyond ASCII
-            connection.create_function("lower", 1, lambda text: text and text.lower(), deterministic=True)
-        for pragma in (
-            ("query_only = ON",)
-            if reading
-            else (
-                "auto_vacuum = INCREMENTAL",  # before the first table
-                "journal_mode = WAL",
-                "synchronous = FULL",  # an event that is offered to the broker must survive a power cut
-                "journal_size_limit = 16000000",
-            )
-        ):
-            connection.execute(f"PRAGMA {pragma}").close()
-
-    @event.listens_for(engine, "begin")
-    def begun(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
-
-    return engine
-
-
-def _upgrade(connection: Connection) -> None:
-    """Bring the tables to the newest revision of `migrations/`, which is `REVISION`."""
-    from sqlalchemy import inspect, text  # noqa: PLC0415
-
-    with connection.begin():
-        if inspect(connection).has_table("alembic_version"):
-            revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
-            if revision == REVISION:  # nearly always; Alembic takes half a second to import
-                return
-    from alembic import command  # noqa: PLC0415
-    from alembic.config import Config  # noqa: PLC0415
-    from alembic.util import CommandError  # noqa: PLC0415
-
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-    config.attributes["connection"] = connection
-    for name in ("alembic.runtime.migration", "alembic.runtime.plugins"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    try:
-        command.upgrade(config, "head")
-    except CommandError as error:
-        if "Can't locate revision" not in str(error):
-            raise
-        raise HistoryError(
-            "a newer kikimimi has changed its tables; remedy: update this one, or give it a history of its own "
-            "(history.path or history.url)"
-        ) from None
-
-
-def _damage(connection: Connection) -> str | None:
-    """What SQLite's own check finds wrong with the file."""
-    from sqlalchemy import text  # noqa: PLC0415
-
-    with connection.begin():
-        found = connection.execute(text("PRAGMA quick_check(1)")).scalar_one()
-    return None if found == "ok" else str(found)
-
-
 def _salvaged(path: Path) -> list[Letter]:
     """The messages that can still be read out of a damaged file."""
     import sqlite3  # noqa: PLC0415
@@ -781,7 +561,7 @@ def _salvaged(path: Path) -> list[Letter]:
 def _write_event(connection: Connection, event: Event, values: dict[str, Any]) -> None:
     from sqlalchemy import insert, select, update  # noqa: PLC0415
 
-    table = _tables().events
+    table = tables().events
     if event.state is State.ENDED:
         known = connection.execute(select(table.c.body).where(table.c.id == event.id)).scalar_one_or_none()
         if known is not None:
@@ -806,7 +586,7 @@ def _write_event(connection: Connection, event: Event, values: dict[str, Any]) -
 def _forget_clip(connection: Connection, identity: str) -> None:
     from sqlalchemy import select, update  # noqa: PLC0415
 
-    table = _tables().events
+    table = tables().events
     known = connection.execute(select(table.c.body).where(table.c.id == identity)).scalar_one_or_none()
     if known is not None:
         body = _json({**json.loads(known), "clip": None})
@@ -830,7 +610,7 @@ def _unix(start: str | None) -> float:
 def _letters_after(connection: Connection, number: int, limit: int) -> tuple[list[Letter], int]:
     from sqlalchemy import func, select  # noqa: PLC0415
 
-    table = _tables().letters
+    table = tables().letters
     rows = connection.execute(
         select(table.c.number, table.c.raised, table.c.body)
         .where(table.c.number > number)
@@ -847,58 +627,10 @@ def _letters_after(connection: Connection, number: int, limit: int) -> tuple[lis
 def _count_letters(connection: Connection) -> int:
     from sqlalchemy import func, select  # noqa: PLC0415
 
-    return int(connection.execute(select(func.count()).select_from(_tables().letters)).scalar_one())
-
-
-def _is_of_a_server(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        port = 5432 if parts.port is None else parts.port
-    except ValueError:
-        return False
-    return parts.scheme in ("postgresql", "postgres") and port > 0
+    return int(connection.execute(select(func.count()).select_from(tables().letters)).scalar_one())
 
 
 def _highest_letter(connection: Connection) -> int:
     from sqlalchemy import func, select  # noqa: PLC0415
 
-    return connection.execute(select(func.max(_tables().letters.c.number))).scalar_one() or 0
-
-
-def _shown(settings: HistorySettings) -> str:
-    """The server without its password."""
-    assert settings.url is not None  # noqa: S101 - asked only for a server
-    parts = urlsplit(settings.url.get_secret_value())
-    return f"postgresql://{parts.hostname}:{parts.port or 5432}{parts.path}"
-
-
-def _is_of_the_data(error: Exception) -> bool:
-    """Whether one row is at fault rather than the database."""
-    from sqlalchemy.exc import DataError, IntegrityError, StatementError  # noqa: PLC0415
-
-    cause = error.orig if isinstance(error, StatementError) else error
-    return isinstance(error, DataError | IntegrityError) or isinstance(cause, ValueError | TypeError | OverflowError)
-
-
-def _is_damage(error: Exception) -> bool:
-    text = _reason(error).lower()  # not the error's: that quotes events
-    return "malformed" in text or "not a database" in text
-
-
-def _reason(error: Exception) -> str:
-    """The database's own words on one line, without the statement and its values: those are events."""
-    cause = getattr(error, "orig", None) or error
-    if isinstance(cause, OSError) and cause.strerror:
-        return f"{cause.strerror}"
-    return " ".join(str(cause).split()) or type(cause).__name__
-
-
-def _remedy(reason: str, file: bool) -> str:
-    text = reason.lower()
-    if "full" in text or "no space" in text:
-        return "free some space on that disk, or lower history.megabytes"
-    if "readonly" in text or "read-only" in text or "permission" in text or "unable to open" in text:
-        return "check the owner and rights of the file and its folder"
-    if "remedy: " in text:
-        return text.split("remedy: ", 1)[1]
-    return "see the reason" if file else "check history.url and the server"
+    return connection.execute(select(func.max(tables().letters.c.number))).scalar_one() or 0

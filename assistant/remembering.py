@@ -9,9 +9,10 @@ from typing import Any, TextIO
 
 import platformdirs
 
-from assistant import history
+from assistant import history_reading
 from assistant.errors import ConfigurationError
-from assistant.history import HistorySettings, Wanted
+from assistant.history_database import HistorySettings
+from assistant.history_reading import Wanted
 from assistant.rules import duration
 
 MOST = 1_000_000  # events at once
@@ -33,7 +34,14 @@ def wanted(
     end = None if until is None else moment(until, "--until")
     if begin is not None and end is not None and begin >= end:
         raise ConfigurationError("--since is later than --until; remedy: exchange them")
-    return Wanted(begin, end, room, event_type, text, limit)
+    return Wanted(
+        since=begin,
+        until=end,
+        rooms=() if room is None else (room,),
+        event_types=() if event_type is None else (event_type,),
+        text=text,
+        limit=limit,
+    )
 
 
 def moment(text: str, option: str) -> float:
@@ -59,7 +67,7 @@ def moment(text: str, option: str) -> float:
 def show(settings: HistorySettings, wanted: Wanted, out: TextIO, *, as_json: bool = False) -> None:
     """Write the events that are wanted, the oldest first; what `out` cannot show is escaped. Raises `HistoryError`."""
     encoding = out.encoding or "utf-8"
-    for event in history.read(settings, platformdirs.user_state_path("kikimimi"), wanted):
+    for event in history_reading.read(settings, platformdirs.user_state_path("kikimimi"), wanted):
         line = json.dumps(event, ensure_ascii=False, separators=(",", ":")) if as_json else _readable(event)
         out.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import tiny_qwen_audio
+from outputs.brokers import free_port
 
 from assistant.errors import ModelError
 from assistant.models import store
@@ -82,3 +83,34 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield path
     finally:
         subprocess.run(["umount", "-l", str(path)], check=True)  # what is under test may still hold files
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a real PostgreSQL of our own."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'kikimimi[postgres]'")
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    programs = found[-1].parent if found else None
+    if programs is None and (there := shutil.which("initdb")) is not None:
+        programs = Path(there).parent
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    folder = Path("/tmp") / f"kikimimi-postgres-{os.getpid()}"  # noqa: S108 - a socket's path must be short
+    folder.mkdir(mode=0o700)
+    user: dict[str, object] = {}
+    if os.geteuid() == 0:  # PostgreSQL does not run as root
+        shutil.chown(folder, "postgres")
+        user = {"user": "postgres", "cwd": folder}
+    port = free_port()
+    data, log = folder / "data", folder / "log"
+    initdb = [programs / "initdb", "-D", data, "-U", "house", "--auth=trust", "--no-sync", "--encoding=UTF8"]
+    subprocess.run(initdb, check=True, capture_output=True, **user)  # type: ignore[call-overload]
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+    control = [programs / "pg_ctl", "-D", data, "-l", log, "-w", "-o", options]
+    subprocess.run([*control, "start"], check=True, capture_output=True, **user)  # type: ignore[call-overload]
+    try:
+        yield f"postgresql://house:pass%40word@127.0.0.1:{port}/postgres"
+    finally:
+        stop = [programs / "pg_ctl", "-D", data, "-m", "immediate", "stop"]
+        subprocess.run(stop, check=False, capture_output=True, **user)  # type: ignore[call-overload]
+        shutil.rmtree(folder, ignore_errors=True)

@@ -20,7 +20,8 @@ from assistant import app
 from assistant.clips import FULL, SPOKEN
 from assistant.config import Config, parse
 from assistant.events import SAMPLE_RATE, Samples
-from assistant.history import HistorySettings, Wanted, read
+from assistant.history_database import HistorySettings
+from assistant.history_reading import Wanted, read
 from assistant.outputs.broker import embedded_broker
 from assistant.outputs.mqtt import MqttSettings
 from assistant.startup import ModelFiles, Room

@@ -9,87 +9,29 @@ import fcntl
 import json
 import logging
 import os
-import shutil
 import sqlite3
 import subprocess
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from alembic.script import ScriptDirectory
+from histories import emptied, sound, speech
 from outputs.brokers import free_port, until
 from pydantic import SecretStr, ValidationError
 
 from assistant import history
 from assistant.errors import HistoryError
-from assistant.events import Event, State, Word
-from assistant.history import FILE, History, HistorySettings, Letter, Wanted, read
+from assistant.events import State, Word
+from assistant.history import History, Letter
+from assistant.history_database import FILE, REVISION, HistorySettings
+from assistant.history_reading import Wanted, read
 
 Start = Callable[..., Awaitable[History]]
 T0 = 1_790_000_000.0
-
-
-def sound(identity: str = "A", **fields: object) -> Event:
-    known = {"room": "kitchen", "state": State.STARTED, "event_type": "dog_bark", "label": "Dog", "score": 0.9}
-    start = {"start": "2026-09-21T13:46:40+00:00"}
-    return Event(id=identity, source="mic", kind="sound", **{**known, **start, **fields})  # type: ignore[arg-type]
-
-
-def speech(identity: str, text: str | None, **fields: object) -> Event:
-    known = {"room": "kitchen", "start": "2026-09-21T13:46:41+00:00", "language": "en"}
-    return Event(
-        id=identity,
-        source="mic",
-        kind="speech",
-        state=State.HEARD,
-        event_type="speech",
-        label="Speech",
-        score=0.8,
-        text=text,
-        **{**known, **fields},  # type: ignore[arg-type]
-    )
-
-
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a real PostgreSQL of our own."""
-    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'kikimimi[postgres]'")
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    programs = found[-1].parent if found else None
-    if programs is None and (there := shutil.which("initdb")) is not None:
-        programs = Path(there).parent
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    folder = Path("/tmp") / f"kikimimi-postgres-{os.getpid()}"  # noqa: S108 - a socket's path must be short
-    folder.mkdir(mode=0o700)
-    user: dict[str, object] = {}
-    if os.geteuid() == 0:  # PostgreSQL does not run as root
-        shutil.chown(folder, "postgres")
-        user = {"user": "postgres", "cwd": folder}
-    port = free_port()
-    data, log = folder / "data", folder / "log"
-    initdb = [programs / "initdb", "-D", data, "-U", "house", "--auth=trust", "--no-sync", "--encoding=UTF8"]
-    subprocess.run(initdb, check=True, capture_output=True, **user)  # type: ignore[call-overload]
-    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-    control = [programs / "pg_ctl", "-D", data, "-l", log, "-w", "-o", options]
-    subprocess.run([*control, "start"], check=True, capture_output=True, **user)  # type: ignore[call-overload]
-    try:
-        yield f"postgresql://house:pass%40word@127.0.0.1:{port}/postgres"
-    finally:
-        stop = [programs / "pg_ctl", "-D", data, "-m", "immediate", "stop"]
-        subprocess.run(stop, check=False, capture_output=True, **user)  # type: ignore[call-overload]
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _emptied(url: str) -> None:
-    import psycopg  # noqa: PLC0415
-
-    with psycopg.connect(url) as connection:
-        connection.execute("DROP SCHEMA public CASCADE")
-        connection.execute("CREATE SCHEMA public")
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -97,7 +39,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> HistorySettings:
     if request.param == "sqlite":
         return HistorySettings()
     url = request.getfixturevalue("postgres")
-    _emptied(url)
+    emptied(url)
     return HistorySettings(url=SecretStr(url))
 
 
@@ -186,12 +128,13 @@ async def test_events_are_found_by_time_room_type_and_text(settings: HistorySett
     assert ids() == "ABCDE"
     assert ids(since=noon) == "CDE"
     assert ids(until=noon) == "AB"
-    assert ids(room="garden") == "B"
-    assert ids(event_type="doorbell") == "C"
+    assert ids(rooms=("garden",)) == "B"
+    assert ids(event_types=("doorbell",)) == "C"
     assert ids(text="light") == "D"
     assert ids(text="100%") == "D"
     assert ids(text="0_") == ""
     assert ids(limit=2) == "DE"
+    assert ids(kind="speech") == "DE"
 
 
 async def test_words_are_found_in_any_case_beyond_ascii(start: Start, tmp_path: Path):
@@ -380,7 +323,7 @@ async def test_words_of_an_event_are_no_damage(start: Start, tmp_path: Path):
     from sqlalchemy.exc import OperationalError  # noqa: PLC0415
 
     error = OperationalError("INSERT", {"text": "a malformed sentence"}, sqlite3.OperationalError("disk is full"))
-    assert not history._is_damage(error)
+    assert not history.is_damage(error)
 
 
 async def test_tables_of_a_newer_version(
@@ -415,7 +358,7 @@ async def test_a_share_that_knows_no_locks_is_used_all_the_same(
 
 
 async def test_two_daemons_on_one_server(postgres: str, start: Start, caplog: pytest.LogCaptureFixture):
-    _emptied(postgres)
+    emptied(postgres)
     settings = HistorySettings(url=SecretStr(postgres))
     first = await start(settings)
     assert await kept(first, "mine") == 1
@@ -433,7 +376,7 @@ async def test_a_server_that_ends_the_connection_is_asked_again(
     import psycopg  # noqa: PLC0415
 
     monkeypatch.setattr(history, "PROBE", 0.2)
-    _emptied(postgres)
+    emptied(postgres)
     store = await start(HistorySettings(url=SecretStr(postgres)))
     number = await kept(store, "before")
     with psycopg.connect(postgres, autocommit=True) as connection:
@@ -452,7 +395,7 @@ async def test_a_server_that_ends_the_connection_is_asked_again(
 
 async def test_a_server_is_not_emptied_by_its_size(postgres: str, start: Start, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(history, "MB", 1_000)  # its tables do not shrink when rows are deleted
-    _emptied(postgres)
+    emptied(postgres)
     settings = HistorySettings(url=SecretStr(postgres), megabytes=1)
     store = await start(settings)
     for index in range(50):
@@ -632,7 +575,7 @@ async def test_a_large_file_loses_the_oldest_events(start: Start, tmp_path: Path
 
 def test_the_newest_revision_is_the_one_that_is_known():
     script = ScriptDirectory(str(Path(history.__file__).parent / "migrations"))
-    assert script.get_current_head() == history.REVISION
+    assert script.get_current_head() == REVISION
 
 
 async def test_messages_that_have_arrived_cost_no_event(start: Start, tmp_path: Path):

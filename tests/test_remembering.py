@@ -15,7 +15,8 @@ from assistant import remembering
 from assistant.cli import main
 from assistant.errors import ConfigurationError
 from assistant.events import Event, State
-from assistant.history import History, HistorySettings
+from assistant.history import History
+from assistant.history_database import HistorySettings
 
 NOW = datetime.now(UTC).isoformat(timespec="milliseconds")
 

@@ -13,8 +13,9 @@ from brokers import Mosquitto, Subscriber, until
 
 from assistant import history
 from assistant.events import Event, Publish, State
-from assistant.history import History, HistorySettings
+from assistant.history import History
 from assistant.history import _Change as Change
+from assistant.history_database import HistorySettings
 from assistant.outputs import outbox
 from assistant.outputs.homeassistant import HomeAssistantSettings
 from assistant.outputs.mqtt import Mqtt

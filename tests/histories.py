@@ -1,0 +1,34 @@
+"""Events to remember, and an empty PostgreSQL."""
+
+from __future__ import annotations
+
+from assistant.events import Event, State
+
+
+def sound(identity: str = "A", **fields: object) -> Event:
+    known = {"room": "kitchen", "state": State.STARTED, "event_type": "dog_bark", "label": "Dog", "score": 0.9}
+    start = {"start": "2026-09-21T13:46:40+00:00"}
+    return Event(id=identity, source="mic", kind="sound", **{**known, **start, **fields})  # type: ignore[arg-type]
+
+
+def speech(identity: str, text: str | None, **fields: object) -> Event:
+    known = {"room": "kitchen", "start": "2026-09-21T13:46:41+00:00", "language": "en"}
+    return Event(
+        id=identity,
+        source="mic",
+        kind="speech",
+        state=State.HEARD,
+        event_type="speech",
+        label="Speech",
+        score=0.8,
+        text=text,
+        **{**known, **fields},  # type: ignore[arg-type]
+    )
+
+
+def emptied(url: str) -> None:
+    import psycopg  # noqa: PLC0415
+
+    with psycopg.connect(url) as connection:
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
