@@ -69,7 +69,9 @@ from assistant.grammar import language_of
 from assistant.handling import Handler
 from assistant.health import BOUNDS, Meter, Stages
 from assistant.history import History
+from assistant.history_reading import HistoryReader
 from assistant.intents import Intents
+from assistant.judging import LIFE_SAFETY, House, Judging
 from assistant.metrics import Latencies, RoomFigures, Snapshot, exposition
 from assistant.outputs.broker import BrokerSettings, answers_mqtt, embedded_broker
 from assistant.outputs.jsonl import readable
@@ -78,6 +80,7 @@ from assistant.outputs.speaking import Speaker, Speaking
 from assistant.outputs.webhook import Webhooks
 from assistant.pipeline import PICTURE, HearingSettings, Models, Pipeline
 from assistant.rules import Rules
+from assistant.snoozes import Snoozes
 from assistant.startup import (
     ModelFiles,
     Room,
@@ -88,7 +91,9 @@ from assistant.startup import (
     open_source,
 )
 from assistant.switches import Switches
+from assistant.tracking import OTHER, plain_thresholds
 from assistant.transcribing import transcribe
+from assistant.verdicts import Verdicts
 from assistant.voicing import Voices, voice_of
 from assistant.watching import Watchers
 from assistant.web.server import WebServer
@@ -171,12 +176,15 @@ class Daemon:
         clips: ClipFolder | None = None,
         page: WebServer | None = None,
         own_broker: bool = False,
+        reader: HistoryReader | None = None,
+        verdicts: Verdicts | None = None,
+        snoozes: Snoozes | None = None,
     ) -> None:
         """`speed` is that of files: 1 in real time, 0 as fast as possible. Nothing is opened before `run`.
 
         Without `switches` everything listens and nothing can be switched; without `voices` nothing is said aloud;
-        without `history` nothing is remembered, without `clips` no audio is kept, without `page` nothing is shown.
-        `own_broker`: that of MQTT runs in this process.
+        without `history` nothing is remembered, without `clips` no audio is kept, without `page` nothing is shown;
+        without `verdicts` and `snoozes` nobody judges events. `own_broker`: the broker is in this process.
         """
         self._config = config
         self._hearing = hearing
@@ -190,13 +198,17 @@ class Daemon:
             config.rules,
             transcripts=config.privacy.transcripts,
             rooms=_names(rooms),
+            page=config.web.public_url,
         )
         self._switches = switches
         self._history = history
-        self._page = page
         self._own_broker = own_broker
         self._watchers = Watchers(self._show)
         self._stages = Stages()
+        self._page, self._reader, self._clip_folder = page, reader, clips
+        self._judging = None
+        if verdicts is not None and snoozes is not None:
+            self._judging = Judging(self._house(), verdicts, snoozes)
         self._alerts = frozenset(name for name, group in hearing.table.groups.items() if group.alert) | {TEST}
         self._clips = self._clips_in(clips, config) if clips is not None else None
         self._voices = voices
@@ -244,7 +256,9 @@ class Daemon:
         later = [key for key, value in kept.items() if value != getattr(config, key)]
         config = config.model_copy(update=kept)
         check_reloaded(config)
-        rules = Rules(config.rules, transcripts=config.privacy.transcripts, rooms=_names(rooms))
+        rules = Rules(
+            config.rules, transcripts=config.privacy.transcripts, rooms=_names(rooms), page=config.web.public_url
+        )
         same = config.devices == self._config.devices and _said_names(rooms) == _said_names(
             [ear.room for ear in self._ears]
         )
@@ -369,6 +383,8 @@ class Daemon:
             if self._webhooks is not None:
                 closing.append(("webhook", self._webhooks))
             await asyncio.gather(*(self._close(name, output, left) for name, output in closing))
+            if self._judging is not None:
+                await self._judging.close()
             for task in lasting:
                 task.cancel()
         if self._stopping.is_set():
@@ -531,6 +547,8 @@ class Daemon:
         ear.pipeline.watch(self._watchers.of(ear.room.id))
         if self._switches is not None:
             ear.pipeline.be_sensitive(self._switches.sensitivity(ear.room.id))
+        if self._judging is not None:
+            ear.pipeline.weigh(self._judging.factors(ear.room.id))
         if isinstance(source, Turns):
             source.on_ready = lambda: self._came(ear)
             if ear.room.speaker is None:
@@ -544,6 +562,8 @@ class Daemon:
                 ear.commands.close()
             if self._clips is not None:
                 self._clips.left(ear.room.id, ear.pipeline)
+            if self._judging is not None:
+                self._judging.left(ear.room.id)
 
     def _commands(self, ear: Ear, source: Source) -> RoomCommands | None:
         """What makes commands of what is said there; None where nothing is recognised."""
@@ -632,7 +652,10 @@ class Daemon:
         """Tell an event: first what the rules make of it, then the outputs, each through its own inbox.
 
         A bug in the rules or in an output is logged; it neither stops the room nor keeps the others from being told.
+        What is snoozed is told to nobody.
         """
+        if self._judging is not None and self._judging.takes(event):
+            return
         self._meter.event(event.latency, speech=event.kind == "speech")
         log.info("%s", readable(without_words(event)).strip())
         event = self._with_clip(event)
@@ -777,6 +800,8 @@ class Daemon:
             self._history.record(item)
         if isinstance(item, ClipSettled) and item.clip is None and self._history is not None:
             self._history.without_clip(item.id)
+        if self._judging is not None:
+            self._judging.note(item)
         for name, output in self._outputs.items():
             try:
                 output.offer(item)
@@ -859,6 +884,8 @@ class Daemon:
             await asyncio.sleep(TICK)
             self._stages.took("loop", max(0.0, time.monotonic() - due))
             self._act(self._rules.tick(time.time()))
+            if self._judging is not None:
+                await self._judging.tick()
 
     async def _report(self) -> None:
         """One health line and message soon after the start, so that nobody waits for figures, then one a minute."""
@@ -903,7 +930,8 @@ class Daemon:
 
     def services(self) -> WebServices:
         """What the page may ask for."""
-        from assistant.vitals import Vitals  # noqa: PLC0415 (FastAPI only where the page is served)
+        from assistant.reviewing import Review  # noqa: PLC0415 (FastAPI only where the page is served)
+        from assistant.vitals import Vitals  # noqa: PLC0415
         from assistant.web.health import WATCHED  # noqa: PLC0415
         from assistant.web.services import WebServices  # noqa: PLC0415
 
@@ -913,8 +941,19 @@ class Daemon:
             self._watch(watched)
             vitals.watch(watched)
 
+        assert self._judging is not None  # noqa: S101 (there is a page)
+        events = Review(
+            self._judging,
+            self._reader,
+            self._clip_folder,
+            event_types=(*self._hearing.table.groups, OTHER, "speech", TEST),
+            transcripts=lambda: self._transcripts,
+            clip_days=self._config.clips.days,
+            url=self._config.web.public_url,
+        )
         return WebServices(
             rooms=self,
+            events=events,
             metrics=lambda: exposition(self.snapshot(), __version__),
             health=vitals,
             watch=watch,
@@ -952,6 +991,26 @@ class Daemon:
             if ear.pipeline is not None:
                 ear.pipeline.watch(self._watchers.of(ear.room.id))
 
+    def _house(self) -> House:
+        """What follows from what people say of events."""
+
+        def weigh(room: str) -> None:
+            pipeline = self._pipeline_of(room)
+            if pipeline is not None and self._judging is not None:
+                pipeline.weigh(self._judging.factors(room))
+
+        return House(
+            table=self._hearing.table,
+            plain=plain_thresholds(self._hearing.table, self._models.tagger.labels, self._hearing.sounds),
+            sensitivity=self._sensitivity_of,
+            weigh=weigh,
+            emit=self._emit,
+            tell=lambda message: None if self._page is None else self._page.tell(message),
+        )
+
+    def _sensitivity_of(self, room: str) -> Sensitivity:
+        return self._hearing.sounds.sensitivity if self._switches is None else self._switches.sensitivity(room)
+
     def rooms(self) -> list[RoomState]:
         """Every room as it is now."""
         from assistant.web.rooms import RoomState  # noqa: PLC0415
@@ -964,7 +1023,7 @@ class Daemon:
                 reason=ear.told,
                 problem=ear.problem,
                 listening=self._switches is None or self._switches.own(ear.room.id),
-                sensitivity=Sensitivity.BALANCED if self._switches is None else self._switches.sensitivity(ear.room.id),
+                sensitivity=self._sensitivity_of(ear.room.id),
                 source="" if ear.source is None else ear.source.name,
                 last=None if ear.last is None else ear.last.to_json(),
             )
@@ -1016,6 +1075,7 @@ class Daemon:
             "wyoming": self._wyoming,
             "history": self._history,
             "clips": self._clips,
+            "judging": self._judging,
             "web": self._page,
         }
         for name, part in (*self._outputs.items(), *parts.items()):
@@ -1114,9 +1174,10 @@ async def daemon(
 
         folder = state or platformdirs.user_state_path("kikimimi")
         switches = Switches(folder / "switches.json", config.sounds.sensitivity)
-        history = None
+        history = reader = None
         if config.history.enabled:
-            history = History(config.history, folder)
+            history, reader = History(config.history, folder), HistoryReader(config.history, folder)
+            stack.callback(reader.close)
             history.start()
             stack.push_async_callback(history.close)
         output: Output = registry.load(registry.OUTPUTS, "mqtt")(
@@ -1145,6 +1206,9 @@ async def daemon(
             clips=clips_of(config, folder),
             page=page,
             own_broker=own,
+            reader=reader,
+            verdicts=Verdicts(folder / "verdicts.json", LIFE_SAFETY),
+            snoozes=Snoozes(folder / "snoozes.json"),
         )
         if page is not None:
             page.ask(built.services)

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 SOUND, PICTURE = ".flac", ".png"
 MEGABYTE = 1_000_000
+LARGEST = 8 * MEGABYTE  # bytes of a file that are read: a minute of FLAC is a quarter of it
 DAY = 86_400.0  # seconds
 ENOUGH = 1.1  # times the free space that must be left, for a nearly full disk to be one no more
 WARN_EVERY = 100  # the first and each hundredth file that cannot be deleted is logged
@@ -34,6 +35,7 @@ _ID = r"[0-7][0-9A-HJKMNP-TV-Z]{25}"
 _NAME = re.compile(rf"({_ID})(\.flac|\.png)")
 _HALF = re.compile(rf"\.{_ID}(?:\.flac|\.png)\.part")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OLD_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -92,6 +94,23 @@ class ClipFolder:
         self._clips = dict(sorted(found.items()))
         self.bytes = sum(sum(clip.sizes.values()) for clip in found.values())
         self.tidy()
+
+    def has(self, identity: str) -> frozenset[str]:
+        """What is kept of an event: `SOUND`, `PICTURE`. Does not block."""
+        clip = self._clips.get(identity)
+        return frozenset() if clip is None else frozenset(clip.sizes)
+
+    def read(self, identity: str, suffix: str) -> bytes:
+        """A file that is kept of an event. Raises `OSError`; `FileNotFoundError` when it has been forgotten."""
+        clip = self._clips.get(identity)
+        if clip is None or suffix not in clip.sizes:
+            raise FileNotFoundError(errno.ENOENT, "it is no longer kept", f"{identity}{suffix}")
+        with self._day(clip.day) as folder:
+            descriptor = os.open(f"{identity}{suffix}", _OLD_FILE, dir_fd=folder)
+            with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor)
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    raise OSError(errno.EINVAL, "it is no file", f"{identity}{suffix}")
+                return file.read(LARGEST)
 
     def check(self) -> None:
         """Raise `NearlyFullError` while there is too little room, and `OSError` when the folder cannot be reached."""

@@ -7,6 +7,7 @@ is told what became of it. How the files are written and forgotten: `clip_folder
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import logging
 from collections.abc import Callable
@@ -19,7 +20,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from assistant.clip_folder import MEGABYTE, ClipFolder, NearlyFullError, name_of
-from assistant.events import SAMPLE_RATE, ClipSettled, Event, Samples, State, without_words
+from assistant.events import SAMPLE_RATE, ClipSettled, Event, Samples, State, seconds, without_words
 from assistant.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ MOST = 16  # clips on their way at once, in all rooms: 31 MB of audio at 30 s ea
 REMEMBERED = 500  # events, and names of clips: a rule may keep the clip of an event long after it was raised
 LOOK_EVERY = 60.0  # seconds between two looks at the free space and at what has become too old
 WARN_EVERY = 100  # the first and each hundredth clip that is not kept is logged
+
+_BEFORE = " s before the sound"  # after a number, in a clip's comment
 
 SPOKEN = "speech"  # why a clip is not there
 FULL = "disk nearly full"
@@ -296,7 +299,7 @@ class Clips:
     def _encode(self, take: _Take, samples: Samples) -> None:
         """In the thread: make the files of a clip and write them."""
         picture = None if self._draw is None else self._draw(samples)
-        self._folder.write(take.name, flac(take.event, samples), picture)
+        self._folder.write(take.name, flac(take.event, samples, take.end - len(samples)), picture)
 
     def _give_up(self, event: Event, reason: str) -> None:
         """There is no clip: that is told and counted."""
@@ -351,8 +354,11 @@ def _text_of(error: OSError) -> str:
     return f"{where}{error.strerror or error}; remedy: check the owner, the rights and the disk of clips.dir"
 
 
-def flac(event: Event, samples: Samples) -> bytes:
-    """A FLAC file of 16 kHz mono that says what it is of and when it was, for who has only the file."""
+def flac(event: Event, samples: Samples, start: int) -> bytes:
+    """A FLAC file of 16 kHz mono that says what it is of and when it was, for who has only the file.
+
+    `start`: where its first sample lies in the stream.
+    """
     import soundfile  # noqa: PLC0415 (only when something is kept)
 
     packed = io.BytesIO()
@@ -360,5 +366,21 @@ def flac(event: Event, samples: Samples) -> bytes:
     with soundfile.SoundFile(packed, "w", SAMPLE_RATE, 1, format="FLAC", subtype="PCM_16") as file:
         file.title = f"{event.event_type} in {event.room}"
         file.date = event.start or ""
+        file.comment = f"{event.offset - seconds(start):.3f}{_BEFORE}"
         file.write(scaled.astype(np.int16))
     return packed.getvalue()
+
+
+def lengths_of(packed: bytes) -> tuple[float, float | None]:
+    """The length of a FLAC file of ours, and how long after its beginning the sound begins. Raises `ValueError`."""
+    import soundfile  # noqa: PLC0415
+
+    try:
+        with soundfile.SoundFile(io.BytesIO(packed)) as file:
+            length, comment = file.frames / file.samplerate, file.comment
+    except soundfile.SoundFileError as error:
+        raise ValueError(f"it is no FLAC file ({error})") from error
+    before, ours, _ = comment.partition(_BEFORE)
+    with contextlib.suppress(ValueError):
+        return length, float(before) if ours else None
+    return length, None

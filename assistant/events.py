@@ -240,6 +240,11 @@ def without_words(event: Event) -> Event:
     return replace(event, text=None, words=None, caption=None, intent=intent)
 
 
+def link_to(page: str | None, identity: str | None) -> str | None:
+    """Where people see an event: below the address of the page, where that is known."""
+    return None if page is None or identity is None else f"{page}#/events/{identity}"
+
+
 class Presence(StrEnum):
     """Retained state of a room's source."""
 

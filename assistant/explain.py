@@ -12,7 +12,7 @@ from assistant import secret_files
 from assistant.clips import KEPT_WORDS
 from assistant.config import Config, check_profile, shipped
 from assistant.errors import AssistantError
-from assistant.events import Event, State, Word
+from assistant.events import Event, State, Word, link_to
 from assistant.outputs.broker import BrokerSettings
 from assistant.rules import (
     ALL,
@@ -466,6 +466,7 @@ def _sample(name: str, when: When, room: str, config: Config) -> dict[str, objec
         **values,
         "event": values,
         "room_name": (settings.name if settings else None) or room,
+        "url": link_to(config.web.public_url, event.id if when.absent is None else None),
         "rule": name,
         "times": when.times,
         "lasted": when.lasting or when.absent,

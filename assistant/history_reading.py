@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from assistant.errors import AssistantError, HistoryError
 from assistant.history_database import FILE, HistorySettings, engine_of, reason_of, shown, tables
+from assistant.local_time import SLOT
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Select
@@ -30,7 +31,6 @@ GRACE = 2.0  # seconds more until it is given up, though the database still work
 THREADS = 2  # a long search must not hold up the first page
 WAITING = 16  # questions at once, in all; more are refused
 STEPS = 10_000  # instructions of SQLite between two looks at the clock: some 0.1 ms
-SLOT = 900  # seconds: every offset of a time zone is a multiple of a quarter of an hour
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +126,8 @@ class HistoryReader:
             raise
         except Exception as error:
             reason = reason_of(error)
+            if "no such table" in reason or type(getattr(error, "orig", None)).__name__ == "UndefinedTable":
+                return nothing  # the first event makes them
             if "interrupted" in reason or "statement timeout" in reason:
                 raise self._too_slow() from None
             raise _unreadable(self._settings, self._path, error) from error

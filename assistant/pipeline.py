@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
@@ -293,6 +293,10 @@ class Pipeline:
     def be_sensitive(self, sensitivity: Sensitivity) -> None:
         """From now on believe sounds as easily as that."""
         self._tracker.sensitivity = sensitivity
+
+    def weigh(self, factors: Mapping[str, float]) -> None:
+        """From now on multiply the thresholds of these kinds of sound by that."""
+        self._tracker.weigh(factors)
 
     def favour(self, words: Sequence[str]) -> None:
         """From now on favour these names of the home in what is recognised."""

@@ -45,6 +45,7 @@ from assistant.events import (
     Say,
     State,
     Webhook,
+    link_to,
     without_words,
 )
 from assistant.settings import Settings
@@ -71,6 +72,7 @@ FIELDS = frozenset(EVENT_FIELDS) | {
     "event",  # all of the event
     "answers",  # by name, what `ask` and `describe` of this rule were told; null: no answer
     "room_name",
+    "url",  # of the event on the page; null where nobody has told its address
     "rule",  # name of the rule
     "times",  # how often it was heard, for a rule with `times`
     "lasted",  # seconds the sound has lasted, or has been absent
@@ -857,9 +859,12 @@ class Rules:
         *,
         transcripts: bool = False,
         rooms: Mapping[str, str] | None = None,
+        page: str | None = None,
         timezone: tzinfo | None = None,
     ) -> None:
         """`rooms` are names by id; `transcripts` lets templates see what was said; `timezone` None is the daemon's.
+
+        `page` is the address of the page, for links.
 
         The clock of `absent` starts with the first call of `feed`, `tick` or `presence`.
         """
@@ -869,7 +874,7 @@ class Rules:
         self.doubted: Counter[str] = Counter()  # events that only an audio language model heard
         self.unanswered: Counter[str] = Counter()  # questions without an answer
         self._transcripts = transcripts
-        self._rooms = dict(rooms or {})
+        self._rooms, self._page = dict(rooms or {}), page
         self._timezone = timezone
         self._now: float | None = None
         self._watches = [
@@ -1092,6 +1097,7 @@ class Rules:
             "event": event,
             "answers": dict.fromkeys(watch.rule.answers),
             "room_name": self._rooms.get(event["room"] or "", event["room"]),
+            "url": link_to(self._page, event["id"]),
             "rule": watch.name,
             "times": firing.times,
             "lasted": None if firing.lasted is None else round(firing.lasted, 1),

@@ -25,6 +25,7 @@ from assistant.audio.address import kind_of, without_secrets
 from assistant.config import RESERVED_ROOMS, Config, RoomSettings, shipped
 from assistant.errors import AssistantError, ConfigurationError, ModelError
 from assistant.events import Samples
+from assistant.judging import LIFE_SAFETY
 from assistant.models import hub, store, tasks
 from assistant.models.catalogue import HUB
 from assistant.models.classify import LLMTagger
@@ -48,7 +49,6 @@ WHISPERS = {"base": "whisper-base", "tiny.en": "whisper-tiny.en"}  # `speech.mod
 LLM_PACKAGES = ("torch", "transformers", "accelerate", "tiktoken")  # the extra qwen
 LARGE = 2_000_000_000  # bytes of weights from which a CPU is no home for a model, unless somebody insists
 SPEECH_DEADLINE = 30.0  # seconds that an utterance may wait for the audio language model
-LIFE_SAFETY = frozenset({"smoke_alarm", "co_alarm"})
 DEVICES = {
     "microphone": "Microphone",
     "file": "Recording",
@@ -287,6 +287,7 @@ def home_of(config: Config, rooms: Sequence[Room], table: SoundTable, switches: 
             for name, group in table.groups.items()
         ),
         transcripts=config.privacy.transcripts,
+        url=config.web.public_url if config.web.enabled else None,
         listening=switches.own(None),
         clips=config.clips.enabled,
     )

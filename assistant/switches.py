@@ -5,20 +5,13 @@ It survives restarts in a small JSON file, since a microphone that was turned of
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
-import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from assistant.events import Sensitivity
-
-log = logging.getLogger(__name__)
-
-SIZE_LIMIT = 1_000_000  # bytes: a larger file is not ours
+from assistant.state_file import StateFile
 
 
 class _Room(BaseModel):
@@ -49,8 +42,10 @@ class Switches:
         """
         self.path = path
         self._default = sensitivity
-        self._warned = False
-        self._kept = self._read()
+        self._file = StateFile(
+            path, _Kept, name="switches", otherwise="everything listens; turn off again what should not"
+        )
+        self._kept = self._file.read()
 
     def own(self, room: str | None) -> bool:
         """The switch of a room by itself, or with None that of the whole house."""
@@ -70,7 +65,7 @@ class Switches:
             self._kept.listening = on
         else:
             self._kept.rooms.setdefault(room, _Room()).listening = on
-        self._write()
+        self._file.write(self._kept)
         return True
 
     def sensitivity(self, room: str) -> Sensitivity:
@@ -83,47 +78,8 @@ class Switches:
             return False
         changed = self.sensitivity(room) is not sensitivity
         self._kept.rooms.setdefault(room, _Room()).sensitivity = sensitivity
-        self._write()
+        self._file.write(self._kept)
         return changed
 
     def _room(self, room: str) -> _Room:
         return self._kept.rooms.get(room, _Room())
-
-    def _read(self) -> _Kept:
-        try:
-            with self.path.open("rb") as file:
-                return _Kept.model_validate_json(file.read(SIZE_LIMIT))
-        except FileNotFoundError:
-            return _Kept()
-        except ValidationError as error:
-            problem = error.errors(include_url=False, include_input=False)[0]["msg"]
-            remedy = "everything listens; turn off again what should not, or delete the file"
-            log.warning("switches: %s cannot be understood (%s): %s", self.path, problem, remedy)
-        except OSError as error:
-            remedy = "everything listens; check its owner and rights"
-            log.warning("switches: %s cannot be read (%s): %s", self.path, error.strerror, remedy)
-        return _Kept()
-
-    def _write(self) -> None:
-        """Replace the file as a whole, so that a power cut leaves the old one or the new one."""
-        temporary = self.path.with_suffix(f".{os.getpid()}")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("w", encoding="utf-8") as file:
-                json.dump(self._kept.model_dump(mode="json"), file, ensure_ascii=False, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            if not self._warned:
-                log.warning(
-                    "switches: %s cannot be written (%s): switches are forgotten at the next start; check its owner,"
-                    " its rights and the free space",
-                    self.path,
-                    error.strerror,
-                )
-            self._warned = True
-        else:
-            self._warned = False

@@ -140,6 +140,7 @@ class _Family:
     group: SoundGroup
     indices: tuple[int, ...]
     general: bool = False
+    kind: str = ""  # as `kind_of` names it
 
 
 @dataclass(slots=True, eq=False)
@@ -225,15 +226,47 @@ def _families(table: SoundTable, labels: Sequence[str]) -> list[_Family]:
                 chosen.append(index[label])
         return tuple(chosen)
 
-    families = [_Family(slug, group, take(slug, group.labels, claim=True)) for slug, group in table.groups.items()]
+    families = [
+        _Family(slug, group, take(slug, group.labels, claim=True), kind=slug) for slug, group in table.groups.items()
+    ]
     take("speech", table.speech)
     take("scenes", table.scenes)
-    families += [_Family(OTHER, group, take(name, group.labels)) for name, group in table.families.items()]
+    families += [
+        _Family(OTHER, group, take(name, group.labels), kind=_other(name)) for name, group in table.families.items()
+    ]
     for label in table.general:
         group = SoundGroup(labels=(label,), threshold=GENERAL_THRESHOLD)
-        families.append(_Family(OTHER, group, take("general", (label,)), general=True))
-    families += [_Family(OTHER, SoundGroup(labels=(label,)), take(label, (label,))) for label in labels]
+        families.append(_Family(OTHER, group, take("general", (label,)), general=True, kind=_other(label)))
+    families += [
+        _Family(OTHER, SoundGroup(labels=(label,)), take(label, (label,)), kind=_other(label)) for label in labels
+    ]
     return [family for family in families if family.indices]
+
+
+def _other(name: str) -> str:
+    return f"{OTHER}:{name}"
+
+
+def kind_of(table: SoundTable, event_type: str, label: str) -> str:
+    """What has a threshold of its own: an event type, or for `other` the family of the label: `other:door`."""
+    if event_type != OTHER:
+        return event_type
+    return _other(next((name for name, family in table.families.items() if label in family.labels), label))
+
+
+def plain_thresholds(table: SoundTable, labels: Sequence[str], settings: SoundSettings) -> dict[str, float]:
+    """Each kind of sound that a tagger with these `labels` can tell, and its threshold as it is configured."""
+    return {family.kind: _plain(family, settings) for family in _families(table, labels)}
+
+
+def _plain(family: _Family, settings: SoundSettings) -> float:
+    threshold = family.group.threshold or settings.threshold
+    return threshold * UNNAMED if family.event_type == OTHER and not family.general else threshold
+
+
+def in_force(plain: float, sensitivity: Sensitivity, factor: float = 1.0) -> float:
+    """A threshold in a room of this sensitivity, where verdicts have multiplied it by `factor`."""
+    return min(SHIFT[sensitivity] * factor * plain, max(plain, HIGHEST))
 
 
 class Tracker:
@@ -259,9 +292,10 @@ class Tracker:
         self._families = _families(table, labels)
         self._members = np.concatenate([family.indices for family in self._families])
         self._offsets = np.cumsum([0] + [len(family.indices) for family in self._families[:-1]])
-        self.sensitivity = self._settings.sensitivity
         agreements = [family.group.agreement for family in self._families]
         self._agreements = np.minimum(agreements, self._settings.memory)  # windows that each needs
+        self._sensitivity, self._factors = self._settings.sensitivity, dict[str, float]()
+        self._set_thresholds()
         self._general = np.array([family.general for family in self._families])
         self._speech = np.array([i for i, label in enumerate(labels) if label in table.speech], np.intp)
         self._learns = np.ones(len(labels), bool)
@@ -291,8 +325,20 @@ class Tracker:
     @sensitivity.setter
     def sensitivity(self, sensitivity: Sensitivity) -> None:
         self._sensitivity = sensitivity
-        thresholds = np.array([self._threshold(family) for family in self._families])
-        self._thresholds = np.minimum(SHIFT[sensitivity] * thresholds, np.maximum(thresholds, HIGHEST))
+        self._set_thresholds()
+
+    def weigh(self, factors: Mapping[str, float]) -> None:
+        """From the next window on multiply the thresholds of these kinds of sound (`kind_of`); of all others by 1."""
+        self._factors = dict(factors)
+        self._set_thresholds()
+
+    def _set_thresholds(self) -> None:
+        self._thresholds = np.array(
+            [
+                in_force(_plain(family, self._settings), self._sensitivity, self._factors.get(family.kind, 1.0))
+                for family in self._families
+            ]
+        )
         self._bars = self._bars_by_windows()
 
     def feed(self, tags: Tags) -> list[Detection]:
@@ -323,10 +369,6 @@ class Tracker:
     def end(self, position: int) -> list[Detection]:
         """The source has ended at `position` (samples), and so have its sounds."""
         return [self._end(sound, position) for sound in list(self._running.values())]
-
-    def _threshold(self, family: _Family) -> float:
-        threshold = family.group.threshold or self._settings.threshold
-        return threshold * UNNAMED if family.event_type == OTHER and not family.general else threshold
 
     def _bars_by_windows(self) -> NDArray[np.float64]:
         """Shape (memory, families): mean score that so many agreeing windows need."""

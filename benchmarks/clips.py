@@ -85,7 +85,7 @@ def one_clip(recording: Path, folder: Path) -> dict[str, float]:
     times: dict[str, list[float]] = {"flac_ms": [], "png_ms": [], "disk_ms": []}
     for _ in range(20):
         began = time.perf_counter()
-        sound = flac(event, samples)
+        sound = flac(event, samples, 0)
         packed = time.perf_counter()
         picture = spectrogram(samples)
         drawn = time.perf_counter()

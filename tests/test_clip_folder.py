@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from ulid import ULID
 
-from assistant.clip_folder import MEGABYTE, ClipFolder, NearlyFullError, name_of
+from assistant.clip_folder import MEGABYTE, PICTURE, SOUND, ClipFolder, NearlyFullError, name_of
 
 DAY = 86_400.0
 
@@ -52,6 +53,36 @@ def test_without_a_picture_there_is_the_sound_alone(tmp_path: Path) -> None:
     folder = folder_in(tmp_path)
     folder.write(clip := name(), b"sound")
     assert files(tmp_path) == {clip}
+
+
+def test_what_is_kept_can_be_read_by_the_id_of_its_event(tmp_path: Path) -> None:
+    folder = folder_in(tmp_path, at_least=1)
+    clip = name()
+    identity = Path(clip).stem
+    folder.write(clip, b"sound", b"picture")
+    assert folder.has(identity) == {SOUND, PICTURE}
+    assert (folder.read(identity, SOUND), folder.read(identity, PICTURE)) == (b"sound", b"picture")
+    assert folder.has("nobody") == frozenset()
+    with pytest.raises(FileNotFoundError):
+        folder.read("../../etc/passwd", SOUND)
+    (tmp_path / clip).unlink()
+    with pytest.raises(FileNotFoundError):
+        folder.read(identity, SOUND)
+
+
+def test_a_link_in_place_of_a_file_is_not_read(tmp_path: Path) -> None:
+    folder = folder_in(tmp_path / "clips")
+    (tmp_path / "secret").write_text("secret")
+    clip = name()
+    folder.write(clip, b"sound")
+    (folder.path / clip).unlink()
+    (folder.path / clip).symlink_to(tmp_path / "secret")
+    with pytest.raises(OSError, match="symbolic"):
+        folder.read(Path(clip).stem, SOUND)
+    (folder.path / clip).unlink()
+    os.mkfifo(folder.path / clip)
+    with pytest.raises(OSError, match="it is no file"):
+        folder.read(Path(clip).stem, SOUND)
 
 
 def test_what_is_too_old_goes_at_the_start_and_its_day_with_it(tmp_path: Path) -> None:

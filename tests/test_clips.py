@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from ulid import ULID
 
 from assistant.clip_folder import ClipFolder, NearlyFullError
-from assistant.clips import BUSY, FAILED, FULL, LATE, MOST, SPOKEN, STOPPED, Clips, ClipSettings, flac
+from assistant.clips import BUSY, FAILED, FULL, LATE, MOST, SPOKEN, STOPPED, Clips, ClipSettings, flac, lengths_of
 from assistant.events import SAMPLE_RATE, ClipSettled, Event, Samples, State, frozen
 
 ALERTS = frozenset({"smoke_alarm"})
@@ -380,11 +380,26 @@ async def test_stopping_waits_for_what_is_written_but_not_for_ever(tmp_path: Pat
 
 def test_a_file_says_what_it_is_of_and_loud_or_broken_samples_are_no_error() -> None:
     event = Event("1", "küche", "mic", "sound", State.STARTED, "smoke_alarm", "x", 1.0, start="2026-11-28T00:00:00")
-    packed = flac(event, np.array([2.0, -2.0, 0.5, np.nan, np.inf], np.float32))
+    packed = flac(event, np.array([2.0, -2.0, 0.5, np.nan, np.inf], np.float32), 0)
     with soundfile.SoundFile(io.BytesIO(packed)) as file:
         assert (file.format, file.samplerate, file.channels) == ("FLAC", SAMPLE_RATE, 1)
         assert (file.title, file.date) == ("smoke_alarm in küche", "2026-11-28T00:00:00")
         assert np.allclose(file.read(), [1.0, -1.0, 0.5, 0.0, 1.0], atol=1e-3)
+
+
+def test_a_file_says_how_long_before_its_sound_it_begins() -> None:
+    event = Event("1", "kitchen", "mic", "speech", State.HEARD, "speech", "x", 1.0, start="2026", offset=7.5)
+    packed = flac(event, np.zeros(8 * SAMPLE_RATE, np.float32), round(4.5 * SAMPLE_RATE))
+    assert lengths_of(packed) == (8.0, 3.0)
+    late = flac(event, np.zeros(SAMPLE_RATE, np.float32), 8 * SAMPLE_RATE)  # of a long sentence, its end
+    assert lengths_of(late) == (1.0, -0.5)
+
+
+def test_what_is_no_file_of_ours_tells_no_more_than_it_can(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "other.flac", np.zeros(8_000), 16_000)
+    assert lengths_of((tmp_path / "other.flac").read_bytes()) == (0.5, None)
+    with pytest.raises(ValueError, match="no FLAC file"):
+        lengths_of(b"nothing")
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,14 @@ async def test_before_the_first_event_there_is_nothing(tmp_path: Path):
     reader.close()
 
 
+async def test_while_the_tables_are_made_there_is_nothing(
+    settings: HistorySettings, reader: HistoryReader, tmp_path: Path
+):
+    engine_of(settings, tmp_path / "history.db").connect().close()  # an empty database
+    assert await reader.page(Wanted()) == []
+    assert await reader.counts(Wanted()) == []
+
+
 async def test_pages_go_back_in_time_without_gap_or_repetition(
     settings: HistorySettings, reader: HistoryReader, tmp_path: Path
 ):

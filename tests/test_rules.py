@@ -395,6 +395,16 @@ def test_publishes_what_the_templates_say() -> None:
     ]
 
 
+def test_a_template_can_link_to_the_event_on_the_page() -> None:
+    linking = rule({"sound": "dog_bark"}, do={"publish": {"topic": "a", "payload": "{{ url }}"}})
+    (linked,) = house(linking, page="https://house.example/").feed(sound(), NOON)
+    assert isinstance(linked, Publish)
+    assert linked.payload == f"https://house.example/#/events/{sound().id}"
+    (plain,) = house(linking).feed(sound(), NOON)
+    assert isinstance(plain, Publish)
+    assert plain.payload == ""
+
+
 @pytest.mark.parametrize(("payload", "expected"), [("ON", "ON"), (1, "1"), (True, "true"), (2.5, "2.5")])
 def test_payloads_may_be_numbers(payload: object, expected: str) -> None:
     (action,) = house(rule({"sound": "cat"}, do={"publish": {"topic": "a", "payload": payload}})).feed(

@@ -16,7 +16,17 @@ from assistant.events import SAMPLE_RATE, Chunk, Detection, Sensitivity, State, 
 from assistant.models.yamnet import Yamnet
 from assistant.segment.activity import Activity
 from assistant.segment.windows import Windows
-from assistant.tracking import SoundGroup, SoundSettings, SoundTable, Standing, Tracker, load_table
+from assistant.tracking import (
+    SoundGroup,
+    SoundSettings,
+    SoundTable,
+    Standing,
+    Tracker,
+    in_force,
+    kind_of,
+    load_table,
+    plain_thresholds,
+)
 
 SHIPPED = Path(__file__).parent.parent / "config" / "sounds.yaml"
 HOP = 3840
@@ -483,3 +493,47 @@ def test_the_background_is_subtracted_from_what_is_shown_and_shows_nothing_itsel
     t.feed(tags(300_000, 290_000, {"Cat": 0.6}))
     (cat,) = t.candidates
     assert 0.3 < cat.score < 0.4
+
+
+# verdicts
+
+
+def test_a_kind_of_sound_is_an_event_type_or_a_family_of_other():
+    table = load_table(SHIPPED)
+    assert kind_of(table, "dog_bark", "Bark") == "dog_bark"
+    assert kind_of(table, "other", "Slam") == kind_of(table, "other", "Door") == "other:door"
+    assert kind_of(table, "other", "Mosquito") == "other:insect"
+    assert kind_of(table, "other", "Bathroom") == "other:Bathroom"
+
+
+def test_each_kind_has_the_threshold_that_the_tracker_uses():
+    plain = plain_thresholds(TABLE, LABELS, SoundSettings(threshold=0.4))
+    assert plain == {
+        "dog_bark": 0.4,
+        "cat": 0.4,
+        "smoke_alarm": 0.4,
+        "glass_break": 0.12,
+        "rain": 0.4,
+        "other:Animal": 0.7,
+        "other:Plop": pytest.approx(0.5),
+    }
+
+
+def test_a_factor_moves_one_kind_alone_and_at_once():
+    windows = [{"Dog": 0.4}] * 4
+    moved = tracker()
+    assert started(play(moved, windows)) == ["Dog"]
+    moved.weigh({"dog_bark": 1.5})
+    assert started(play(moved, windows, 1_600_000)) == []
+    assert started(play(moved, [{"Cat": 0.4}] * 4, 3_200_000)) == ["Cat"]
+    moved.weigh({})
+    assert started(play(moved, windows, 4_800_000)) == ["Dog"]
+
+
+def test_a_factor_and_the_sensitivity_work_together_within_what_can_be_heard():
+    moved = tracker()
+    moved.weigh({"dog_bark": 1.5})
+    moved.sensitivity = Sensitivity.MOST
+    assert started(play(moved, [{"Dog": 0.3}] * 4)) == ["Dog"]  # 0.3 × 1.5 × 0.65 = 0.29
+    assert in_force(0.3, Sensitivity.MOST, 1.5) == pytest.approx(0.2925)
+    assert in_force(0.5, Sensitivity.FEWER, 3.0) == 0.95

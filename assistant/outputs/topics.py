@@ -30,6 +30,7 @@ from assistant.events import (
     Sensitivity,
     SensitivityChanged,
     State,
+    link_to,
     without_words,
 )
 
@@ -325,7 +326,7 @@ class House:
         known = event.kind == "sound" and event.event_type in self._sounds
         messages = self._switch(event, body, now) if known else []
         if event.state is not State.ENDED:
-            last = {**body, "label": event.label[:TEXT_LIMIT], "text": _short(body["text"])}
+            last = {**self._linked(body), "label": event.label[:TEXT_LIMIT], "text": _short(body["text"])}
             messages.append(
                 self._keep(Message(self._topic(room, "last", event.kind), last, now, retain=True, state=True))
             )
@@ -349,7 +350,7 @@ class House:
         attributes = self._topic(event.room, "sound", event.event_type, "attributes")
         messages = [
             self._keep(self._sound_state(event.room, event.event_type, now)),
-            self._keep(Message(attributes, body, now, retain=True, state=True)),
+            self._keep(Message(attributes, self._linked(body), now, retain=True, state=True)),
         ]
         if self._sounds[event.event_type].alert:
             messages.append(self._keep(self._alert(now)))
@@ -357,6 +358,11 @@ class House:
 
     def _body(self, event: Event) -> dict[str, Any]:
         return {key: _finite(value) for key, value in self._redacted(event).to_json().items()}
+
+    def _linked(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """For attributes in Home Assistant: with the link to the event on the page, where its address is known."""
+        url = link_to(self.home.url, body["id"])
+        return body if url is None else {**body, "url": url}
 
     def _redacted(self, event: Event) -> Event:
         """The event arrives redacted; a mistake there must not leave the house."""

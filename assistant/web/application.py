@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from assistant.errors import AssistantError, ConfigurationError
-from assistant.web import health, rooms
+from assistant.web import events, health, rooms
 from assistant.web.live import Feed
 from assistant.web.security import COOKIE, SESSION, App, Door, policy
 from assistant.web.server import STATIC
@@ -73,7 +73,11 @@ def build(services: WebServices, door: Door, version: str) -> tuple[FastAPI, Fee
     )
     app.add_exception_handler(AssistantError, _told)
     app.include_router(_login(door, version))
-    for router in (rooms.routes(services.rooms), health.routes(services.health)):
+    for router in (
+        rooms.routes(services.rooms),
+        events.routes(services.events),
+        health.routes(services.health),
+    ):
         app.include_router(router)
     feed = Feed(services.rooms, version)
     feed.watching = services.watch

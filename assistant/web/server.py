@@ -56,8 +56,8 @@ class WebServer:
         if self.feed is not None:
             self.feed.offer(fact)
 
-    def tell(self, message: Mapping[str, Any], *, watchers_of: str) -> None:
-        """Tell those pages that watch something; never blocks."""
+    def tell(self, message: Mapping[str, Any], *, watchers_of: str | None = None) -> None:
+        """Tell open pages, or those that watch something, what is no fact for the house; never blocks."""
         if self.feed is not None:
             self.feed.tell(message, watchers_of=watchers_of)
 

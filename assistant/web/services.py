@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from assistant.web.events import EventService
 from assistant.web.health import HealthService
 from assistant.web.rooms import RoomService
 
@@ -16,4 +17,5 @@ class WebServices:
     rooms: RoomService
     health: HealthService
     watch: Callable[[frozenset[str]], None]  # told what open pages watch: rooms by id, `health.WATCHED`
+    events: EventService
     metrics: Callable[[], bytes]  # for Prometheus

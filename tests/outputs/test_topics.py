@@ -96,6 +96,16 @@ def test_a_started_sound_sets_its_states_before_it_is_told():
     assert messages[5].payload == "smoke_alarm"
 
 
+def test_retained_attributes_link_to_the_event_where_the_page_has_an_address():
+    messages = House(replace(HOME, url="https://house.example/"), "kikimimi").messages(sound(), 1.0)
+    bodies = {message.topic.removeprefix("kikimimi/kitchen/"): message.payload for message in messages}
+    for topic in ("sound/smoke_alarm/attributes", "last/sound"):
+        assert bodies[topic]["url"] == "https://house.example/#/events/A"  # type: ignore[index]
+    assert "url" not in bodies["event"]
+    plain = House(HOME, "kikimimi").messages(sound(), 1.0)
+    assert not any("url" in message.payload for message in plain)
+
+
 def test_a_doorbell_rings_once():
     house = House(HOME, "kikimimi")
     rung = [message for message in house.messages(sound("doorbell"), 1.0) if message.topic.endswith("doorbell/event")]
