@@ -205,6 +205,7 @@ class Review:
         opinion = self._judging.opinion(body["id"])
         return Heard(
             event=EventBody.model_validate(body),
+            subject=kind,
             clip=self._clip_of(body),
             opinion=None if opinion is None else opinion.value,
             threshold=None if threshold is None else Threshold(**asdict(threshold)),

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
 from assistant.events import Event, State
+from assistant.history_database import HistorySettings, engine_of, tables, upgrade
 
 
 def sound(identity: str = "A", **fields: object) -> Event:
@@ -24,6 +30,27 @@ def speech(identity: str, text: str | None, **fields: object) -> Event:
         text=text,
         **{**known, **fields},  # type: ignore[arg-type]
     )
+
+
+def remembered(path: Path, events: Sequence[Event]) -> None:
+    """A new history file that holds these events, as a daemon would have written it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with engine_of(HistorySettings(), path).connect() as connection:
+        upgrade(connection)
+        rows = [
+            {
+                "id": event.id,
+                "room": event.room,
+                "kind": event.kind,
+                "event_type": event.event_type,
+                "start": datetime.fromisoformat(event.start or "").timestamp(),
+                "text": event.text,
+                "body": json.dumps(event.to_json(), ensure_ascii=False),
+            }
+            for event in events
+        ]
+        with connection.begin():
+            connection.execute(tables().events.insert(), rows)
 
 
 def emptied(url: str) -> None:

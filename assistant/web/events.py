@@ -97,6 +97,7 @@ class Heard(BaseModel):
     """An event, and what is known about it here."""
 
     event: EventBody
+    subject: str = Field(description="what verdicts and snoozes are about: its event type, or of `other` a family")
     clip: Clip
     opinion: Literal["correct", "wrong"] | None
     threshold: Threshold | None = Field(description="null: of this kind of event there is none")

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import soundfile
+from histories import remembered
 from houses import House
 from sounds import alarm, doorbells, sirens
 
+from assistant.events import Event, State, Word
 from assistant.verdicts import Verdict
 
 Make = Callable[..., House]
@@ -211,21 +213,12 @@ def test_an_alarm_that_still_sounds_when_its_snooze_is_over_is_told(house: Make,
 
 
 def test_what_was_said_is_private_again_once_it_is_switched_off(house: Make, tmp_path: Path) -> None:
-    from assistant.events import Event, State, Word  # noqa: PLC0415
-    from assistant.history import _write_event  # noqa: PLC0415
-    from assistant.history_database import HistorySettings, engine_of, upgrade  # noqa: PLC0415
-
     here = house(settings="privacy: {transcripts: true}\n")
-    path = here.folder / "state" / "kikimimi" / "history.db"
-    path.parent.mkdir(parents=True)
     said = Event(
         "01M8HNK843GQZE9344RVMPN7YF", "kitchen", "mic", "speech", State.HEARD, "speech", "Speech", 0.8,
         text="Turn on the light", words=(Word("Turn", 0.0, 0.2),), start="2026-11-28T10:00:00.000+00:00",
     )  # fmt: skip
-    with engine_of(HistorySettings(), path).connect() as connection:
-        upgrade(connection)
-        with connection.begin():
-            _write_event(connection, said, said.to_json())
+    remembered(here.folder / "state" / "kikimimi" / "history.db", [said])
     source = f"kitchen={doorbells(tmp_path / 'bells.wav', first=60.0)}"
     here.start("--source", source)
     assert events(here, "text=LIGHT")[0]["event"]["text"] == "Turn on the light"

@@ -3,7 +3,7 @@
 import { api } from "../api.js";
 import { language, texts } from "../i18n.js";
 import { live } from "../live.js";
-import { soundName } from "../sounds.js";
+import { soundName } from "../words.js";
 import { Ago, Badge, Card, colour, Empty, failed, html, loadPlot, Notice, Page, Select, Switch, useEffect, useLive, useMessages, useRef, useState } from "../ui.js";
 
 const t = texts({
