@@ -24,7 +24,7 @@ from assistant.arbitration import Arbiter
 from assistant.attention import Attention, Wake
 from assistant.audio.address import kind_of
 from assistant.choosing import Chooser
-from assistant.clip_folder import ClipFolder
+from assistant.clip_folder import SOUND, ClipFolder
 from assistant.clips import Clips
 from assistant.commanding import RoomCommands, Turns
 from assistant.config import check_reloaded, shipped
@@ -105,6 +105,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from assistant.audio.source import Source
+    from assistant.chatting import Chatting
     from assistant.config import Config
     from assistant.models.wakeword import WakeWords
     from assistant.outputs.questions import Question
@@ -209,6 +210,7 @@ class Daemon:
         self._judging = None
         if verdicts is not None and snoozes is not None:
             self._judging = Judging(self._house(), verdicts, snoozes)
+        self._chatting: Chatting | None = None  # once the page is served
         self._alerts = frozenset(name for name, group in hearing.table.groups.items() if group.alert) | {TEST}
         self._clips = self._clips_in(clips, config) if clips is not None else None
         self._voices = voices
@@ -957,6 +959,7 @@ class Daemon:
             metrics=lambda: exposition(self.snapshot(), __version__),
             health=vitals,
             watch=watch,
+            ask=self.chatting(),
         )
 
     def parts(self) -> Parts:
@@ -1010,6 +1013,24 @@ class Daemon:
 
     def _sensitivity_of(self, room: str) -> Sensitivity:
         return self._hearing.sounds.sensitivity if self._switches is None else self._switches.sensitivity(room)
+
+    def chatting(self) -> Chatting:
+        """Who answers chats; the same for as long as it runs."""
+        from assistant.chatting import Chatting, Lent  # noqa: PLC0415
+
+        folder = self._clip_folder
+        self._chatting = self._chatting or Chatting(
+            Lent(
+                self._models,
+                hearing=lambda: self._hearing,
+                rooms=lambda: _names([ear.room for ear in self._ears]),
+                stream=self._pipeline_of,
+                say=self.synthesise,
+                voice=self._voices is not None,
+                clip=None if folder is None else partial(folder.read, suffix=SOUND),
+            )
+        )
+        return self._chatting
 
     def rooms(self) -> list[RoomState]:
         """Every room as it is now."""
@@ -1077,6 +1098,7 @@ class Daemon:
             "clips": self._clips,
             "judging": self._judging,
             "web": self._page,
+            "ask": self._chatting,
         }
         for name, part in (*self._outputs.items(), *parts.items()):
             if part is not None:

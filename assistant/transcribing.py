@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from assistant.audio.source import Chunker
 from assistant.errors import ModelError
-from assistant.events import Chunk, Cut, Samples, SpeechEvidence, Tags, Transcript, Utterance
+from assistant.events import Chunk, Cut, Samples, SpeechEvidence, Tags, Transcript, Utterance, Word
 from assistant.evidence import Evidence
-from assistant.models.overlap import joined
+from assistant.models.overlap import joined, joined_words
 from assistant.models.replies import together
-from assistant.pipeline import HearingSettings, Models, Tagger
+from assistant.pipeline import Caller, HearingSettings, Models, Tagger
 from assistant.segment.activity import Activity
 from assistant.segment.speech import Speech
 from assistant.segment.windows import Windows
@@ -63,18 +63,27 @@ async def transcribe(samples: Samples, language: str | None, models: Models, hea
     if recogniser is None:
         raise ModelError("speech recognition is off or could not be loaded; remedy: kikimimi doctor")
     languages = (language,) if language else hearing.languages
-    transcripts: list[tuple[Utterance, Transcript]] = []
-    for utterance, evidence in await _cut(samples, models, hearing):
-        heard = await thread.call(
-            partial(recogniser.transcribe, utterance.samples, evidence, languages=languages, words=hearing.words)
-        )
-        if heard.text:
-            transcripts.append((utterance, heard))
-    if not transcripts:
+    recognise = partial(recogniser.transcribe, languages=languages, words=hearing.words)
+    said = [each async for each in utterances(samples, models, hearing, thread, recognise)]
+    if not said:
         return Transcript("", language, None, rejected="nothing was said")
     return Transcript(
-        _text(transcripts), transcripts[0][1].language or language, min(one.score or 0.0 for _, one in transcripts)
+        text_of(said), said[0][1].language or language, min(one.score or 0.0 for _, one in said), words_of(said)
     )
+
+
+async def utterances(
+    samples: Samples,
+    models: Models,
+    hearing: HearingSettings,
+    thread: Caller,
+    recognise: Callable[[Samples, SpeechEvidence], Transcript],
+) -> AsyncIterator[tuple[Utterance, Transcript]]:
+    """What is said in `samples`, as `recognise` tells it in its `thread`; what it does not believe is left out."""
+    for utterance, evidence in await _cut(samples, models, hearing):
+        heard = await thread.call(partial(recognise, utterance.samples, evidence))
+        if heard.text:
+            yield utterance, heard
 
 
 async def _cut(
@@ -96,11 +105,18 @@ async def _cut(
     return cutter.found
 
 
-def _text(transcripts: Sequence[tuple[Utterance, Transcript]]) -> str:
+def text_of(said: Sequence[tuple[Utterance, Transcript]]) -> str:
     """All of it; what both sides of a cut at the longest length have heard is there once."""
     text = ""
     capped = False
-    for utterance, heard in transcripts:
+    for utterance, heard in said:
         text = joined([text, heard.text]) if capped else together([text, heard.text])
         capped = utterance.cut is Cut.CAP
     return text
+
+
+def words_of(said: Sequence[tuple[Utterance, Transcript]]) -> tuple[Word, ...] | None:
+    """Each word with its time in the whole recording; None: nobody told."""
+    if all(heard.words is None for _, heard in said):
+        return None
+    return joined_words([(utterance.start, utterance.end, heard.words or ()) for utterance, heard in said])

@@ -29,7 +29,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -260,7 +260,9 @@ def http_requests() -> Target:
 
     async def start() -> int:
         server = WebServer(WebSettings(port=0), Path(tempfile.mkdtemp()), "0")
-        server.ask(lambda: WebServices(rooms=Rooms(), metrics=lambda: b"kikimimi_events_total 1.0"))
+        nobody: dict[str, Any] = dict.fromkeys(field.name for field in fields(WebServices))
+        given = {"rooms": Rooms(), "watch": lambda _: None, "metrics": lambda: b"kikimimi_events_total 1.0"}
+        server.ask(lambda: WebServices(**{**nobody, **given}))
         running.append(asyncio.create_task(server.run()))
         await server.listening.wait()
         assert server.port is not None

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")  # Thai, Lao, Khmer, Japanese, Chinese
+
 LANGUAGES: Final[Mapping[str, str]] = {  # those that have tags
     "en": "English",
     "zh": "Chinese",
@@ -322,7 +324,7 @@ def find(llm: AudioLLM, clips: Sequence[Samples], words: str, *, language: str |
     if not words.strip():
         raise ConfigurationError("text: nothing to find; remedy: the words to look for")
     if llm.tagged:
-        return [_looked_up(timed, words) for timed in word_times(llm, clips, language=language)]
+        return [looked_up(timed, words) for timed in word_times(llm, clips, language=language)]
     text = f'Find the start time and end time of the word "{words.strip()}"'
     return [_found(heard) for heard in _each(llm, clips, "", text, tokens=ANSWER_TOKENS)]
 
@@ -351,18 +353,21 @@ def _same(a: Span, b: Span) -> bool:
     return a.text == b.text and shared > 0.5 * min(a.end - a.start, b.end - b.start)
 
 
-def _looked_up(timed: WordTimes, words: str) -> Found:
+def looked_up(timed: WordTimes, words: str) -> Found:
+    """Where `words` are among timed ones: whole words, but any part of what is written without spaces."""
     target = _folded(words)
     folded = [_folded(word.word) for word in timed.words]
-    spans = []
-    for i in range(len(folded)):
-        text = ""
-        for j in range(i, len(folded)):
-            text += folded[j]
-            if folded[j] and text == target:
-                spans.append(Span(timed.words[i].start, timed.words[j].end, words.strip()))
-            if not folded[i] or len(text) >= len(target):
-                break
+    text = "".join(folded)
+    owner = [i for i, part in enumerate(folded) for _ in part]  # of each sign
+    spans: list[Span] = []
+    at = text.find(target) if target else -1
+    while at >= 0:
+        end = at + len(target)
+        first, last = owner[at], owner[end - 1]
+        whole = (at == 0 or owner[at - 1] != first) and (end == len(text) or owner[end] != last)
+        if whole or _UNSPACED.search(target):
+            spans.append(Span(timed.words[first].start, timed.words[last].end, words.strip()))
+        at = text.find(target, end if whole else at + 1)
     return Found(tuple(spans), len(timed.untimed), timed.text)
 
 

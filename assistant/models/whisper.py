@@ -145,12 +145,17 @@ class Whisper:
                 f"{folder}: not a Whisper for CTranslate2 ({error}); remedy: kikimimi models pull whisper-base"
             ) from error
         self.name = f"whisper-{self._settings.model}" if "/" not in self._settings.model else folder.name
-        self._tokenizers: dict[str, Tokenizer] = {}
+        self._tokenizers: dict[tuple[str, str], Tokenizer] = {}  # by language and task
 
     @cached_property
     def supported(self) -> frozenset[str]:
         """ISO 639-1 codes the model knows."""
         return frozenset(self._model.supported_languages)
+
+    @property
+    def multilingual(self) -> bool:
+        """Whether it knows languages other than English, and so translates into English."""
+        return bool(self._model.model.is_multilingual)
 
     def transcribe(
         self,
@@ -159,10 +164,14 @@ class Whisper:
         *,
         languages: Sequence[str] | None = None,
         words: Sequence[str] = (),
+        timed: bool = False,
+        into_english: bool = False,
     ) -> Transcript:
         """What was said in `samples` (at most 30 s at 16 kHz), or an empty text and the reason.
 
         `languages` (a room's) replaces those of the settings; `words` (rooms, devices) join those of the settings.
+        `timed` gives each word its time whatever the settings say. `into_english`, of a multilingual model: the text is
+        a translation, without word times; `language` is what was spoken.
         """
         doubt = doubt_before(evidence)
         if doubt is not None:
@@ -172,21 +181,23 @@ class Whisper:
         clean = np.nan_to_num(samples[: round(WINDOW * SAMPLE_RATE)], nan=0.0, posinf=0.0, neginf=0.0)
         encoded = self._short(clean)
         language = self._language(encoded, languages or self._settings.languages)
-        prompt = self._prompt(language, words)
-        decoding = self._decode(encoded, language, prompt, len(clean))
+        tokenizer = self._tokenizer(language, "translate" if into_english else "transcribe")
+        prompt = "" if into_english else self._prompt(language, words)
+        decoding = self._decode(encoded, tokenizer, prompt, len(clean))
         if worth_another(decoding, evidence):
-            decoding = self._again(clean, language, "" if decoding.fault else prompt, decoding)
+            decoding = self._again(clean, tokenizer, "" if decoding.fault else prompt, decoding)
         score = float(np.exp(decoding.log_probability))
         doubt = decoding.fault or doubt_after(decoding, evidence)
         if doubt is not None or not decoding.text:
             return Transcript("", language, score, rejected=doubt or "nothing was said")
-        timed = self._word_times(decoding, language, len(clean)) if self._settings.word_times else None
-        return Transcript(decoding.text, language, score, timed)
+        wanted = (timed or self._settings.word_times) and not into_english
+        times = self._word_times(decoding, tokenizer, len(clean)) if wanted else None
+        return Transcript(decoding.text, language, score, times)
 
-    def _again(self, samples: Samples, language: str, prompt: str, first: Decoding) -> Decoding:
+    def _again(self, samples: Samples, tokenizer: Tokenizer, prompt: str, first: Decoding) -> Decoding:
         """A second chance over the full window; the likelier of the two without a fault."""
         encoded = self._encode(samples, WINDOW)
-        second = self._decode(encoded, language, prompt, len(samples))
+        second = self._decode(encoded, tokenizer, prompt, len(samples))
         if first.fault is not None or (second.fault is None and second.log_probability >= first.log_probability):
             return second
         return first
@@ -216,7 +227,7 @@ class Whisper:
 
     def _language(self, encoded: Any, languages: Sequence[str]) -> str:  # noqa: ANN401
         """The likeliest of `languages`."""
-        if not self._model.model.is_multilingual:
+        if not self.multilingual:
             return "en"
         allowed = [code for code in languages if code in self.supported] or ["en"]
         if len(allowed) == 1:
@@ -224,14 +235,14 @@ class Whisper:
         ranked: list[str] = [token[2:-2] for token, _ in self._model.model.detect_language(encoded)[0]]
         return next(code for code in ranked if code in allowed)
 
-    def _tokenizer(self, language: str) -> Tokenizer:
+    def _tokenizer(self, language: str, task: str) -> Tokenizer:
         from faster_whisper.tokenizer import Tokenizer  # noqa: PLC0415
 
-        if language not in self._tokenizers:
-            self._tokenizers[language] = Tokenizer(
-                self._model.hf_tokenizer, self._model.model.is_multilingual, task="transcribe", language=language
+        if (language, task) not in self._tokenizers:
+            self._tokenizers[language, task] = Tokenizer(
+                self._model.hf_tokenizer, self.multilingual, task=task, language=language
             )
-        return self._tokenizers[language]
+        return self._tokenizers[language, task]
 
     def _prompt(self, language: str, words: Sequence[str]) -> str:
         """The home's words in `language`: those of any home first, its own last, where they weigh most."""
@@ -239,9 +250,8 @@ class Whisper:
         own = [word for word in (*self._settings.words, *words) if written_in(word, language)]
         return prompt_of(list(dict.fromkeys((*common, *own))), language)
 
-    def _decode(self, encoded: Any, language: str, prompt: str, length: int) -> Decoding:  # noqa: ANN401
+    def _decode(self, encoded: Any, tokenizer: Tokenizer, prompt: str, length: int) -> Decoding:  # noqa: ANN401
         """Greedy decoding without timestamps of an utterance of `length` samples."""
-        tokenizer = self._tokenizer(language)
         before = [tokenizer.sot_prev, *tokenizer.encode(" " + prompt)[-PROMPT_TOKENS:]] if prompt else []
         tokens = [*before, *tokenizer.sot_sequence, tokenizer.no_timestamps]
         most = 10 + round(TOKENS_PER_SECOND * length / SAMPLE_RATE)
@@ -261,8 +271,7 @@ class Whisper:
         mean = result.scores[0] * len(chosen) / (len(chosen) + 1)  # the end token counts, as in the paper
         return Decoding(text, chosen, float(mean), float(result.no_speech_prob), fault, encoded)
 
-    def _word_times(self, decoding: Decoding, language: str, length: int) -> tuple[Word, ...]:
-        tokenizer = self._tokenizer(language)
+    def _word_times(self, decoding: Decoding, tokenizer: Tokenizer, length: int) -> tuple[Word, ...]:
         tokens = [token for token in decoding.tokens if token < tokenizer.eot]
         (found,) = self._model.find_alignment(tokenizer, [tokens], decoding.encoded, length // HOP) or ([],)
         words: list[Word] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from assistant.web.ask import AskService
 from assistant.web.events import EventService
 from assistant.web.health import HealthService
 from assistant.web.rooms import RoomService
@@ -18,4 +19,5 @@ class WebServices:
     health: HealthService
     watch: Callable[[frozenset[str]], None]  # told what open pages watch: rooms by id, `health.WATCHED`
     events: EventService
+    ask: AskService
     metrics: Callable[[], bytes]  # for Prometheus

@@ -230,6 +230,18 @@ def test_in_a_base_model_words_are_looked_up_among_the_timed() -> None:
     assert TASKS["find"].run(llm, [SECOND], TaskOptions(text="upper")).text == "not found"
 
 
+def test_words_written_without_spaces_are_found_anywhere() -> None:
+    said = tuple(
+        Word(word, n / 10, (n + 1) / 10) for n, word in enumerate(("電", "気を", "つけ", "て、", "電気", "だ"))
+    )
+    found = tasks.looked_up(tasks.WordTimes("電気をつけて、電気だ", "ja", said, ()), "電気")
+    assert [(span.start, span.end) for span in found.spans] == [(0.0, 0.2), (0.4, 0.5)]
+    said = (Word("light-", 0.0, 0.1), Word("hearted", 0.1, 0.2), Word("Light!", 0.2, 0.3))
+    found = tasks.looked_up(tasks.WordTimes("", "en", said, ()), "light")
+    assert [(span.start, span.end) for span in found.spans] == [(0.0, 0.1), (0.2, 0.3)]
+    assert tasks.looked_up(tasks.WordTimes("", "en", said, ()), "?").spans == ()
+
+
 def test_labels_and_fields() -> None:
     assert tasks.emotion(Scripted("She sounds angry."), [SECOND]) == [Label("angry", "She sounds angry.")]
     assert tasks.emotion(Scripted("happy or sad"), [SECOND]) == [Label(None, "happy or sad")]

@@ -170,6 +170,31 @@ def test_tiny_en_knows_english_alone(whisper_tiny_en_path: Path, sentence: np.nd
     assert "lazy dog" in found.text.lower()
 
 
+@needs_espeak
+def test_speech_is_translated_into_english_and_word_times_come_when_asked_for(
+    whisper_base_path: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "german.wav"
+    subprocess.run(
+        ["espeak-ng", "-v", "de", "-s", "130", "-w", str(path), "Ich möchte ein Glas Wasser, bitte."],
+        check=True,
+        timeout=20,
+    )
+    with wave.open(str(path)) as file:
+        pcm = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32_768
+        german = np.asarray(soxr.resample(pcm, file.getframerate(), SAMPLE_RATE), np.float32)
+    plain = Whisper(whisper_base_path, WhisperSettings())
+    assert plain.multilingual
+    english = plain.transcribe(german, SPEECH, languages=("de",), timed=True, into_english=True)
+    assert "glass of water" in english.text.lower()
+    assert english.language == "de"
+    assert english.words is None
+    said = plain.transcribe(german, SPEECH, languages=("de",), timed=True)
+    assert "Glas Wasser" in said.text
+    assert said.words is not None
+    assert plain.transcribe(german, SPEECH, languages=("de",)).words is None
+
+
 def test_missing_and_broken_models_are_told(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"model\.bin"):
         Whisper(tmp_path)

@@ -43,7 +43,9 @@ class House:
         self.port, self.mqtt_port = free_port(), free_port()
         self.log = folder / "daemon.log"
         self.config = folder / "config.yaml"
-        own = f"broker: {{port: {self.mqtt_port}}}\nwyoming: {{enabled: false}}\nsay: {{enabled: false}}\n"
+        own = f"broker: {{port: {self.mqtt_port}}}\nwyoming: {{enabled: false}}\n"
+        if "say:" not in settings:
+            own += "say: {enabled: false}\n"
         if "speech:" not in settings and not speech:
             own += "speech: {enabled: false}\n"
         if "web:" not in settings:

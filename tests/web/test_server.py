@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,17 @@ class Rooms:
         self.commands.append(command)
 
 
+def services(rooms: Rooms) -> WebServices:
+    """Rooms and figures alone."""
+    nobody: dict[str, Any] = dict.fromkeys(field.name for field in fields(WebServices))
+    return WebServices(**{**nobody, "rooms": rooms, "watch": lambda _: None, "metrics": lambda: b"up 1\n"})
+
+
 @asynccontextmanager
 async def serving(folder: Path, **settings: Any) -> AsyncIterator[tuple[WebServer, Rooms]]:
     rooms = Rooms()
     one = WebServer(WebSettings(port=0, **settings), folder, "1.2.3")
-    one.ask(lambda: WebServices(rooms=rooms, health=None, watch=lambda _: None, metrics=lambda: b"up 1\n"))
+    one.ask(lambda: services(rooms))
     task = asyncio.create_task(one.run())
     async with asyncio.timeout(20):
         await one.listening.wait()
@@ -224,7 +231,7 @@ async def test_a_port_that_is_taken_is_told_and_tried_again(
     taken = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
     port = taken.sockets[0].getsockname()[1]
     one = WebServer(WebSettings(port=port), tmp_path, "1")
-    one.ask(lambda: WebServices(rooms=Rooms(), health=None, watch=lambda _: None, metrics=lambda: b""))
+    one.ask(lambda: services(Rooms()))
     task = asyncio.create_task(one.run())
     await until(lambda: "cannot be opened" in caplog.text)
     taken.close()
