@@ -217,11 +217,17 @@ async def test_the_clip_of_a_past_event_is_asked_about(house: Make, page: Page, 
     folder = here.folder / "state" / "kikimimi" / "clips"
     await until(lambda: list(folder.rglob("*.flac")), 60.0)
     event = next(folder.rglob("*.flac")).stem
-    await page.goto(f"{here.url}#/ask/event/{event}")
+    await page.goto(f"{here.url}#/events/{event}")
+    await page.get_by_role("link", name="Ask about the recording").click()
     await expect(page.get_by_role("button", name=re.compile("^Play .* in kitchen"))).to_be_visible(timeout=20_000)
     await page.get_by_role("button", name="Name sounds").click()
     await expect(page.locator(".answer .time").first).to_be_visible(timeout=20_000)
     assert re.search(r"#/ask/chat/[0-9A-Z]{26}$", page.url)
+    await page.get_by_role("button", name="A past event").click()
+    await expect(page.get_by_role("dialog").get_by_text("Smoke alarm").first).to_be_visible()
+    assert not await serious(page)
+    await page.get_by_role("dialog").get_by_role("button", name="Take").first.click()
+    await expect(page.get_by_role("checkbox", name=re.compile("Ask about .* in kitchen"))).to_have_count(2)
 
 
 async def test_what_is_no_audio_is_told_once_and_the_page_goes_on(

@@ -1,12 +1,13 @@
 // One chat: its recordings, what was asked, and what was answered, piece by piece.
 
 import { api, stream } from "../api.js";
-import { texts, timeOf } from "../i18n.js";
-import { Button, Dialog, failed, Failure, Field, html, Loading, Notice, Select, useEffect, useLayoutEffect, useMemo, useRef, useState } from "../ui.js";
+import { dayOf, texts, timeOf } from "../i18n.js";
+import { Button, Dialog, failed, Failure, Field, html, Loading, Notice, Select, useEffect, useLayoutEffect, useLive, useMemo, useRef, useState } from "../ui.js";
 import { Answer } from "./answer.js";
 import { available } from "./microphone.js";
 import { Player, PlayButton } from "./player.js";
 import { Icon, Insecure, MicrophoneButton, RoomForm, UploadButton, useHandedFocus } from "./sources.js";
+import { soundName } from "../words.js";
 import { soundOfClip } from "./sounds.js";
 import { choices, clipName, nameOf, t } from "./texts.js";
 
@@ -261,6 +262,8 @@ function Find({ run }) {
 function Past({ open, close, take }) {
   const [found, set] = useState(null);
   const [error, setError] = useState(null);
+  const { rooms } = useLive();
+  const roomOf = (id) => rooms.find((room) => room.id === id)?.name ?? id;
   useEffect(() => {
     if (!open) return;
     set(null);
@@ -269,6 +272,6 @@ function Past({ open, close, take }) {
   }, [open]);
   return html`<${Dialog} title=${own("past_title")} open=${open} close=${close}>
     ${error ? html`<${Failure} error=${error} />` : found === null ? html`<${Loading} />` : found.length === 0 ? html`<p class="muted">${own("no_past")}</p>` : html`<ul class="past">${found.map(({ event }) => html`<li key=${event.id}>
-      <span>${event.label} <span class="muted">${event.room} · ${timeOf(event.start)}</span></span><${Button} class="small" onClick=${() => take(event.id)}>${own("take")}<//></li>`)}</ul>`}
+      <span>${soundName(event.event_type, event.label)} <span class="muted">${roomOf(event.room)} · ${dayOf(event.start)} ${timeOf(event.start)}</span></span><${Button} class="small" onClick=${() => take(event.id)}>${own("take")}<//></li>`)}</ul>`}
   <//>`;
 }

@@ -16,7 +16,7 @@ const t = texts({
     nothing: "Nothing fits these filters", more: "Older events", over: "These are all events.", new: "New events", yesterday: "Yesterday",
     snoozes: "{sound} in {room} is told to nobody until {time}.", silenced: "{n} heard so far.", grave: "Nobody is told of this alarm in {room}.", end: "End snooze",
     moved: "Thresholds that verdicts have moved", change: "{sound} in {room}: {before} → {after}, because of {n}", same: "{sound} in {room}: {n}, nothing moved", reset: "Reset", was_reset: "The threshold is as it was configured.",
-    unremembered: "Nothing is remembered (history.enabled is false): events are shown only as they come.", back: "All events", copy: "Copy link", copied: "The link is copied.",
+    unremembered: "Nothing is remembered (history.enabled is false): events are shown only as they come.", back: "All events", copy: "Copy link", ask: "Ask about the recording", copied: "The link is copied.",
     source: "Source", start: "Began", ended: "Ended", level: "Level", model: "Heard by", latency: "Told after", label: "Label of the model", language: "Language", intent: "Command", id: "Id", emotion: "Emotion", details: "Details", until_day: "until the end of {day}",
   },
   ja: {
@@ -26,7 +26,7 @@ const t = texts({
     nothing: "条件に合うものはありません", more: "さらに古いもの", over: "これで全部です。", new: "新しいできごと", yesterday: "昨日",
     snoozes: "{room}の{sound}は{time}まで誰にも知らせません。", silenced: "これまでに{n}回聞こえました。", grave: "{room}のこの警報は誰にも知らされません。", end: "休止をやめる",
     moved: "評価で動いたしきい値", change: "{room}の{sound}：{before} → {after}（{n}による）", same: "{room}の{sound}：{n}（変化なし）", reset: "元に戻す", was_reset: "しきい値を設定どおりに戻しました。",
-    unremembered: "記録はオフです（history.enabled: false）。できごとは聞こえたときだけ表示されます。", back: "すべてのできごと", copy: "リンクをコピー", copied: "リンクをコピーしました。",
+    unremembered: "記録はオフです（history.enabled: false）。できごとは聞こえたときだけ表示されます。", back: "すべてのできごと", copy: "リンクをコピー", ask: "録音について聞く", copied: "リンクをコピーしました。",
     source: "音源", start: "開始", ended: "終了", level: "音量", model: "判定", latency: "通知までの時間", label: "モデルのラベル", language: "言語", intent: "コマンド", id: "ID", emotion: "感情", details: "詳細", until_day: "{day}まで",
   },
 });
@@ -287,7 +287,7 @@ function One({ id, roomName, said }) {
     ${error && html`<${Failure} error=${error} again=${again} />`}
     ${!entry && !error && html`<${Loading} />`}
     ${entry && html`<div class="alone"><${EventCard} entry=${entry} room=${roomName(entry.event.room)} snooze=${said.snoozes.find((one) => one.room === entry.event.room && one.kind === entry.subject)} change=${change} large=${true} /></div>
-      <${Card} title=${t("details")} actions=${html`<${Button} class="small" onClick=${() => copy(link).then(() => toast(t("copied")), failed)}>${t("copy")}<//>`}><${Facts} event=${entry.event} room=${roomName(entry.event.room)} /><//>`}
+      <${Card} title=${t("details")} actions=${html`${entry.clip.state === "kept" && html`<a class="button small" href=${`#/ask/event/${entry.event.id}`}>${t("ask")}</a>`}<${Button} class="small" onClick=${() => copy(link).then(() => toast(t("copied")), failed)}>${t("copy")}<//>`}><${Facts} event=${entry.event} room=${roomName(entry.event.room)} /><//>`}
   </div>`;
 }
 
