@@ -312,6 +312,22 @@ async def test_ten_thousand_events_scroll_without_filling_the_page(house: Make, 
     assert time.monotonic() - before < 2.0
 
 
+async def test_what_was_missed_while_the_daemon_was_away_is_there_afterwards(
+    house: Make, page: Page, tmp_path: Path
+) -> None:
+    page.excused += ["WebSocket connection to", "Failed to load resource"]  # type: ignore[attr-defined]
+    here, source = house(), quiet(tmp_path)
+    remembered(state_of(here) / "history.db", [raised(sound(event_type="cat"), timedelta(minutes=5))])
+    here.start("--source", source)
+    await page.goto(f"{here.url}#/events")
+    await expect(page.get_by_role("article")).to_have_count(1)
+    here.stop()
+    await expect(page.get_by_text("The connection to Kikimimi is lost")).to_be_visible()
+    remembered(state_of(here) / "history.db", [raised(sound(event_type="siren"), timedelta(minutes=1))])
+    here.start("--source", source)
+    await expect(page.get_by_role("article", name="Siren heard in kitchen")).to_be_visible(timeout=30_000)
+
+
 async def test_japanese_on_a_dark_phone(house: Make, browser: Browser, tmp_path: Path) -> None:
     here = house(settings=f"rooms: {{kitchen: {{source: {quiet(tmp_path).partition('=')[2]}, name: 台所}}}}\n")
     remembered(

@@ -45,6 +45,15 @@ function useRooms() {
   return useCallback((id) => rooms.find((room) => room.id === id)?.name ?? id, [rooms]);
 }
 
+// Calls `act` when the connection is there again: something may have been missed.
+function useReconnected(act) {
+  const gone = useRef(false);
+  useMessages("connection", (on) => {
+    if (on && gone.current) act();
+    gone.current = !on;
+  });
+}
+
 // What is snoozed and which thresholds have moved: fetched once, then told.
 function useWhatIsSaid() {
   const [snoozes, setSnoozes] = useState([]);
@@ -56,7 +65,7 @@ function useWhatIsSaid() {
   useEffect(look, []);
   useMessages("snoozes", (message) => setSnoozes(message.snoozes));
   useMessages("thresholds", (message) => setThresholds(message.thresholds));
-  useMessages("connection", (on) => on && look());
+  useReconnected(look);
   return { snoozes, thresholds };
 }
 
@@ -84,7 +93,7 @@ function DayMap({ filters, set, day, setDay, live }) {
   const [extra, setExtra] = useState([]);
   useEffect(() => setExtra([]), [found]);
   live.current = (event) => day === localDay(event.start) && belongs(event, { ...filters, type: "" }) && setExtra((before) => [...before, event]);
-  useMessages("connection", (on) => on && again());
+  useReconnected(again);
   const rows = found && added(found.rows, extra);
   const pick = (to) => to && to <= today() && setDay(to);
   return html`<${Card} title=${named(day)} actions=${html`
@@ -178,12 +187,15 @@ function useEvents(filters, remembered) {
     }
   };
   useEffect(() => {
-    if (remembered === undefined) return;
-    if (remembered) load(null);
-    else setPages([]);
+    if (remembered === false) { // only what comes live
+      setPages((before) => before ?? []);
+      setState({ next: null, busy: false, error: null });
+    } else {
+      load(null); // before that is known: it nearly always is
+    }
     return () => running.current?.abort();
-  }, [key, remembered]);
-  useMessages("connection", (on) => on && remembered && load(null));
+  }, [key, remembered === false]);
+  useReconnected(() => remembered && load(null));
 
   const change = useCallback((entry) => setPages((before) => before && changed(before, entry.event.id, () => entry)), []);
   // What the daemon knows of an entry beyond the event: asked for when it has come or changed.
@@ -247,7 +259,7 @@ function Everything({ hidden, roomName, said }) {
     counted.current.add(event.id);
     if (event.state !== "ended") tally.current(event);
   });
-  useMessages("connection", (on) => on && again());
+  useReconnected(again);
   if (error && !about) return html`<${Failure} error=${error} again=${again} />`;
   const chips = [type && soundName(type), hour !== null && hourName(hour), day !== today() && hour === null && t("until_day", { day: named(day) }), text && `“${text}”`].filter(Boolean);
   const untouched = !room && !chips.length;
