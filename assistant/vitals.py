@@ -408,3 +408,6 @@ def _doors(parts: Parts) -> Iterator[WayState]:
     for kind, host, port in doors:
         if not is_loopback(host):
             yield _way(kind, f"{host}:{port}", "network", direction="in")
+    if config.web.enabled and config.web.public_url is not None:  # a proxy leads others here
+        url = urlsplit(config.web.public_url)
+        yield _way("page", url.netloc, reach_of(url.hostname), direction="in")

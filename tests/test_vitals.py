@@ -98,7 +98,7 @@ async def test_every_way_out_is_listed_without_a_secret(tmp_path: Path, yamnet_p
     ]
     settings = (
         "webhooks: {hosts: [hooks.example.org, '192.168.1.5:8123']}\n"
-        "web: {host: 0.0.0.0, port: 0, password: 'hunter2hunter2'}\n"
+        "web: {host: 0.0.0.0, port: 0, password: 'hunter2hunter2', public_url: 'https://home.example.org/k/'}\n"
     )
     settings = settings.replace("'hunter2hunter2'", "'${PAGE_PASSWORD}'")
     with pytest.MonkeyPatch.context() as patch:
@@ -113,6 +113,7 @@ async def test_every_way_out_is_listed_without_a_secret(tmp_path: Path, yamnet_p
             assert found[("stream", "camera.local")] == ("network", "out")
             assert found[("satellite", "127.0.0.1:9")] == ("machine", "out")
             assert found[("page", "0.0.0.0:0")] == ("network", "in")
+            assert found[("page", "home.example.org")] == ("internet", "in")
             assert found[("models", "pip's index")] == ("internet", "out")
             assert not health.stays
             assert "hunter2" not in health.model_dump_json()
