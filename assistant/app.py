@@ -24,6 +24,7 @@ from assistant.arbitration import Arbiter
 from assistant.attention import Attention, Wake
 from assistant.audio.address import kind_of
 from assistant.choosing import Chooser
+from assistant.classroom import Classroom
 from assistant.clip_folder import SOUND, ClipFolder
 from assistant.clips import Clips
 from assistant.commanding import RoomCommands, Turns
@@ -72,13 +73,14 @@ from assistant.history import History
 from assistant.history_reading import HistoryReader
 from assistant.intents import Intents
 from assistant.judging import LIFE_SAFETY, House, Judging
+from assistant.lessons import Hearing, Lesson
 from assistant.metrics import Latencies, RoomFigures, Snapshot, exposition
 from assistant.outputs.broker import BrokerSettings, answers_mqtt, embedded_broker
 from assistant.outputs.jsonl import readable
 from assistant.outputs.mqtt import Mqtt, MqttSettings
 from assistant.outputs.speaking import Speaker, Speaking
 from assistant.outputs.webhook import Webhooks
-from assistant.pipeline import PICTURE, HearingSettings, Models, Pipeline
+from assistant.pipeline import PICTURE, Embedder, HearingSettings, Models, Pipeline
 from assistant.rules import Rules
 from assistant.snoozes import Snoozes
 from assistant.startup import (
@@ -110,6 +112,7 @@ if TYPE_CHECKING:
     from assistant.models.wakeword import WakeWords
     from assistant.outputs.questions import Question
     from assistant.outputs.topics import Home
+    from assistant.taught_sounds import TaughtSound
     from assistant.vitals import Parts
     from assistant.voices.voice import Spoken
     from assistant.web.rooms import RoomState
@@ -180,12 +183,14 @@ class Daemon:
         reader: HistoryReader | None = None,
         verdicts: Verdicts | None = None,
         snoozes: Snoozes | None = None,
+        state: Path | None = None,
     ) -> None:
         """`speed` is that of files: 1 in real time, 0 as fast as possible. Nothing is opened before `run`.
 
         Without `switches` everything listens and nothing can be switched; without `voices` nothing is said aloud;
         without `history` nothing is remembered, without `clips` no audio is kept, without `page` nothing is shown;
-        without `verdicts` and `snoozes` nobody judges events. `own_broker`: the broker is in this process.
+        without `verdicts` and `snoozes` nobody judges events; without `state`, the folder where taught sounds are,
+        nothing can be taught. `own_broker`: the broker is in this process.
         """
         self._config = config
         self._hearing = hearing
@@ -207,6 +212,7 @@ class Daemon:
         self._watchers = Watchers(self._show)
         self._stages = Stages()
         self._page, self._reader, self._clip_folder = page, reader, clips
+        self._classroom = None if state is None else self._classroom_in(state, config)
         self._judging = None
         if verdicts is not None and snoozes is not None:
             self._judging = Judging(self._house(), verdicts, snoozes)
@@ -268,8 +274,9 @@ class Daemon:
         hearing = replace(self._hearing, words=house_words(config))
         ids = {room.id for room in rooms}
         leaving = [ear for ear in self._ears if ear.room.id not in ids]
-        home = home_of(config, rooms, hearing.table, self._switches)
-        meanwhile = home_of(config, [*rooms, *(ear.room for ear in leaving)], hearing.table, self._switches)
+        home = home_of(config, rooms, hearing.table, self._switches, hearing.taught)
+        both = [*rooms, *(ear.room for ear in leaving)]
+        meanwhile = home_of(config, both, hearing.table, self._switches, hearing.taught)
         speakers = {room.id: speaker_of(room) for room in rooms}
 
         rules.inherit(self._rules, time.time(), [told for ear in self._ears if (told := ear.presence) is not None])
@@ -353,6 +360,7 @@ class Daemon:
                     *((("wyoming", self._wyoming.run),) if self._wyoming is not None else ()),
                     *((("clips", self._clips.run),) if self._clips is not None else ()),
                     *((("web", self._page.run),) if self._page is not None else ()),
+                    *((("teaching", self._classroom.run),) if self._classroom is not None else ()),
                     ("rules", self._tick),
                     ("health", self._report),
                 )
@@ -545,8 +553,11 @@ class Daemon:
             remember=self._clips.memory if self._clips is not None else 0,
             heard=None if self._clips is None else partial(self._clips.advance, ear.room.id, patient=not ear.live),
             stages=self._stages,
+            house=None if self._classroom is None else self._classroom.house,
         )
         ear.pipeline.watch(self._watchers.of(ear.room.id))
+        if self._classroom is not None:
+            ear.pipeline.embedded = partial(self._classroom.heard, ear.room.id)
         if self._switches is not None:
             ear.pipeline.be_sensitive(self._switches.sensitivity(ear.room.id))
         if self._judging is not None:
@@ -688,6 +699,38 @@ class Daemon:
             draw=partial(spectrogram, longest=config.clips.longest),
         )
 
+    def _classroom_in(self, state: Path, config: Config) -> Classroom | None:
+        """Where sounds are taught; None for a tagger that cannot learn."""
+        if not isinstance(self._models.tagger, Embedder):
+            return None
+        kept = clips_of(config, state)
+        return Classroom(
+            self,
+            Lesson(self._models.tagger, self._hearing.table, Hearing(config.sounds.activity, config.sounds.windows)),
+            self._models.tagging,
+            self._hearing.table,
+            state=state,
+            reader=self._reader,
+            clips=None if kept is None else kept.path,
+            tell=lambda message, room: self._show(room, message),
+        )
+
+    def know(self, sounds: Sequence[TaughtSound]) -> None:
+        """From now on these taught sounds are heard, and told of."""
+        told, now = ([(one.name, one.title) for one in each] for each in (self._hearing.taught, sounds))
+        self._hearing = replace(self._hearing, taught=tuple(sounds))
+        if told != now and self._switches is not None:
+            home = home_of(self._config, [e.room for e in self._ears], self._hearing.table, self._switches, sounds)
+            for output in self._outputs.values():
+                output.change(home)
+        for ear in self._ears:
+            if ear.pipeline is not None:
+                ear.pipeline.teach(sounds)
+
+    def any_online(self) -> bool:
+        """Whether any room is heard."""
+        return any(ear.online for ear in self._ears)
+
     def _tell_soon(self, item: Fact) -> None:
         """Tell what follows from an event that is only being told."""
         asyncio.get_running_loop().call_soon(self._tell, item)
@@ -697,7 +740,7 @@ class Daemon:
         if self._clips is None:
             return event
         try:
-            return self._clips.raised(event, self._pipeline_of(event.room))
+            return self._clips.raised(event, self.pipeline_of(event.room))
         except Exception:
             log.exception("the clips failed on %s %s in %s", event.event_type, event.state, event.room)
             return event
@@ -835,7 +878,7 @@ class Daemon:
 
     def _keep_clip(self, event: Event) -> str | None:
         """Keep the clip of an event for a rule. Its name; None when there is none."""
-        return None if self._clips is None else self._clips.keep(event, self._pipeline_of(event.room))
+        return None if self._clips is None else self._clips.keep(event, self.pipeline_of(event.room))
 
     def _ask(self, ask: Ask, clip: Samples | None, rules: Rules) -> None:
         """Have a rule's question answered in the background; its other actions follow."""
@@ -871,12 +914,13 @@ class Daemon:
 
     def _heard_in(self, room: str, span: Callable[[int], tuple[int, int]]) -> Samples:
         """What was heard in a room: `span` says of the position there which samples."""
-        pipeline = self._pipeline_of(room)
+        pipeline = self.pipeline_of(room)
         if pipeline is None:
             return frozen(np.zeros(0, np.float32))
         return pipeline.audio(*span(pipeline.position))
 
-    def _pipeline_of(self, room: str) -> Pipeline | None:
+    def pipeline_of(self, room: str) -> Pipeline | None:
+        """Who hears there; None: nobody now."""
         return next((ear.pipeline for ear in self._ears if ear.room.id == room), None)
 
     async def _tick(self) -> None:
@@ -944,11 +988,16 @@ class Daemon:
             vitals.watch(watched)
 
         assert self._judging is not None  # noqa: S101 (there is a page)
+        assert self._classroom is not None  # noqa: S101 (and a folder for the state)
         events = Review(
             self._judging,
             self._reader,
             self._clip_folder,
-            event_types=(*self._hearing.table.groups, OTHER, "speech", TEST),
+            event_types=lambda: (
+                *self._hearing.table.groups,
+                *(one.name for one in self._hearing.taught),
+                *(OTHER, "speech", TEST),
+            ),
             transcripts=lambda: self._transcripts,
             clip_days=self._config.clips.days,
             url=self._config.web.public_url,
@@ -956,6 +1005,7 @@ class Daemon:
         return WebServices(
             rooms=self,
             events=events,
+            teach=self._classroom,
             metrics=lambda: exposition(self.snapshot(), __version__),
             health=vitals,
             watch=watch,
@@ -998,7 +1048,7 @@ class Daemon:
         """What follows from what people say of events."""
 
         def weigh(room: str) -> None:
-            pipeline = self._pipeline_of(room)
+            pipeline = self.pipeline_of(room)
             if pipeline is not None and self._judging is not None:
                 pipeline.weigh(self._judging.factors(room))
 
@@ -1024,7 +1074,7 @@ class Daemon:
                 self._models,
                 hearing=lambda: self._hearing,
                 rooms=lambda: _names([ear.room for ear in self._ears]),
-                stream=self._pipeline_of,
+                stream=self.pipeline_of,
                 say=self.synthesise,
                 voice=self._voices is not None,
                 clip=None if folder is None else partial(folder.read, suffix=SOUND),
@@ -1184,7 +1234,8 @@ async def daemon(
             mqtt = config.mqtt.model_copy(update=await stack.enter_async_context(own_broker(config.broker)))
         models = await load_models(config, files)
         stack.callback(models.shutdown)
-        hearing = hearing_settings(config)
+        folder = state or platformdirs.user_state_path("kikimimi")
+        hearing = hearing_settings(config, folder)
 
         built: Daemon
 
@@ -1194,7 +1245,6 @@ async def daemon(
         async def answer(question: Question) -> Mapping[str, Any]:
             return await built.answer(question)
 
-        folder = state or platformdirs.user_state_path("kikimimi")
         switches = Switches(folder / "switches.json", config.sounds.sensitivity)
         history = reader = None
         if config.history.enabled:
@@ -1204,7 +1254,7 @@ async def daemon(
             stack.push_async_callback(history.close)
         output: Output = registry.load(registry.OUTPUTS, "mqtt")(
             mqtt or config.mqtt,
-            home_of(config, rooms, hearing.table, switches),
+            home_of(config, rooms, hearing.table, switches, hearing.taught),
             config.homeassistant,
             answer=answer,
             command=obey,
@@ -1231,6 +1281,7 @@ async def daemon(
             reader=reader,
             verdicts=Verdicts(folder / "verdicts.json", LIFE_SAFETY),
             snoozes=Snoozes(folder / "snoozes.json"),
+            state=folder,
         )
         if page is not None:
             page.ask(built.services)

@@ -219,15 +219,29 @@ def parser() -> argparse.ArgumentParser:
     events.add_argument("--limit", type=int, default=100, metavar="N", help="the latest so many (default 100)")
     events.add_argument("--json", action="store_true", help="a JSON line for each")
 
+    add_teach_command(commands)
     add(commands, "check", check_configuration, "explain the configuration and its rules, and warn")
-    doctor = add(commands, "doctor", examine_machine, "tell what this machine can run and what is missing")
-    doctor.add_argument("--json", action="store_true", help="one line of JSON")
+    add(commands, "doctor", examine_machine, "tell what this machine can run and what is missing").add_argument(
+        "--json", action="store_true", help="one line of JSON"
+    )
     add_service_commands(commands)
     demo = add(commands, "demo", run_demo, "hear a recorded house with an embedded broker and print every MQTT message")
     demo.add_argument(
         "--speed", type=speed, default=1.0, metavar="N", help="1 real time (default), 0 as fast as possible"
     )
     return top
+
+
+def add_teach_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """What teaches sounds of one's own."""
+    teach = add(commands, "teach", teach_sound, "teach a sound of your own from a few recordings; list or forget them")
+    teach.add_argument(
+        "paths", nargs="*", metavar="NAME FILES…", help="what it is called, in any script, and 3 to 5 files"
+    )
+    teach.add_argument("--name", metavar="SLUG", help="its event type, a-z, 0-9 and _; default: out of NAME")
+    teach.add_argument("--list", action="store_true", help="list what was taught")
+    teach.add_argument("--delete", action="store_true", help="forget NAME")
+    teach.add_argument("--json", action="store_true", help="one line of JSON")
 
 
 def add_service_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -561,6 +575,31 @@ def show_events(arguments: argparse.Namespace) -> int:
         limit=arguments.limit,
     )
     remembering.show(config.history, wanted, sys.stdout, as_json=arguments.json)
+    return 0
+
+
+def teach_sound(arguments: argparse.Namespace) -> int:
+    """`kikimimi teach`."""
+    from assistant import instructing, startup  # noqa: PLC0415
+
+    config = load_configuration(arguments)
+    title, files = (arguments.paths or [""])[0], arguments.paths[1:]
+    if arguments.list:
+        if arguments.paths or arguments.delete:
+            raise ConfigurationError("--list stands alone; remedy: leave the rest out")
+        instructing.show_all(sys.stdout, as_json=arguments.json)
+        return 0
+    if not title.strip():
+        raise ConfigurationError("what is the sound called? remedy: kikimimi teach NAME FILES…, or --list")
+    if arguments.delete:
+        if files:
+            raise ConfigurationError("--delete takes a name alone; remedy: leave the files out")
+        print(f"{instructing.forget(title)}: forgotten")  # noqa: T201
+        return 0
+    with progress_bars() as progress:
+        tagger = startup.fetch_tagger(config, progress)
+    sound = instructing.teach(config, tagger, title, files, arguments.name)
+    instructing.show(sound, sys.stdout, as_json=arguments.json)
     return 0
 
 

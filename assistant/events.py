@@ -149,6 +149,7 @@ class Detection:
     level_dbfs: float | None
     model: str  # "yamnet", "t3", "t4", "yamnet+t3"…
     witnessed: bool = True  # a tagger or a cadence heard it; False: only an audio language model says so
+    also: frozenset[str] = frozenset()  # of a taught sound: labels that the tagger may give the very same sound
 
 
 def iso(time: float) -> str:

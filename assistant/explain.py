@@ -31,8 +31,9 @@ from assistant.rules import (
     templates_of,
     visible,
 )
+from assistant.taught_folder import TaughtFolder
 from assistant.templates import Template
-from assistant.tracking import SoundTable, load_table
+from assistant.tracking import SoundGroup, SoundTable, load_table
 
 COMMAND_TOPICS = re.compile(r"(?:ask|say|listening/set|reply/.+|[^/]+/(?:say|test|listening/set|sensitivity/set))")
 PRIVATE_ATTRIBUTE = re.compile(rf"\bevent\s*(?:\.\s*|\[\s*[\"'])({'|'.join(PRIVATE_FIELDS)})\b")
@@ -54,7 +55,7 @@ def explain(config: Config) -> Report:
     Raises `ConfigurationError` for a broken sound table, and for rules that the profile cannot run.
     """
     check_profile(config)
-    table = load_table(config.sounds.table or shipped("sounds.yaml"))
+    table = _with_taught(load_table(config.sounds.table or shipped("sounds.yaml")))
     lines = [f"Configuration: {config.file or 'none, everything has its default'}", *_profile(config), *_rooms(config)]
     own = "" if config.broker.private else f", for others too at {config.broker.host}:{config.broker.port}"
     lines.append(f"Broker: {config.mqtt.address if config.mqtt.host else f'none given, the embedded one{own}'}")
@@ -70,6 +71,12 @@ def explain(config: Config) -> Report:
         for place, problem in (*_odd(rule.when), *_actions(name, rule, config)):
             found.append(f"{config.place('rules', index, *place)}{called}: {problem}")
     return Report(tuple(lines), tuple(found))
+
+
+def _with_taught(table: SoundTable) -> SoundTable:
+    """The table with the household's own sounds, as groups that the tagger has no label for."""
+    taught = {sound.name: SoundGroup(labels=(sound.title,)) for sound in TaughtFolder().read()[0]}
+    return table.model_copy(update={"groups": {**taught, **table.groups}})
 
 
 # --- in words ---------------------------------------------------------------------------------------------------------

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from assistant.events import SAMPLE_RATE, Detection, State
 
 CADENCES = frozenset({"t3", "t4"})  # models that know an alarm by its rhythm
 MISTAKEN = frozenset({"phone", "appliance_beep", "alarm_clock"})  # what a tagger calls those same beeps
+TAUGHT = "taught"  # model of the sounds that the household taught
 SLACK = SAMPLE_RATE  # samples: the tagger's onsets are only that exact
 
 
@@ -32,9 +34,14 @@ class Merger:
 
     A tagger calls the beeps of an alarm a telephone, an alarm clock or an appliance (so YAMNet, most
     T3 and T4). While a cadence is heard those are not told, and one that began with it ends when the cadence is known.
+
+    A taught sound stands for whatever else the tagger calls it, except for an alert: that is never kept back.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, alerts: Collection[str] = ()) -> None:
+        """`alerts` are the event types that are always told."""
+        self._alerts = frozenset(alerts)
+        self._taught: list[Detection] = []  # those that last, and the last one that ended
         self._open: list[_Open] = []
         self._mistaken: set[int] = set()  # keys of detections that were the beeps of an alarm
 
@@ -42,11 +49,36 @@ class Merger:
         """The detections to announce; none when an event that is out already stands for this one."""
         if detection.state is not State.STARTED:
             return self._ended(detection)
-        if detection.event_type in MISTAKEN and self._alarm_sounds():
+        if (detection.event_type in MISTAKEN and self._alarm_sounds()) or self._is_taught(detection):
             self._mistaken.add(detection.key)
             return []
         started = self._started(detection)
+        if detection.model == TAUGHT:
+            self._taught = [sound for sound in self._taught if sound.end is None] + [detection]
+            return [*started, *self._end_taught(detection)]
         return [*started, *self._end_mistaken(detection)] if detection.model in CADENCES else started
+
+    def _is_taught(self, detection: Detection) -> bool:
+        """Whether a taught sound that is out already stands for it: by its name, or because both began together."""
+        if detection.model in {TAUGHT, *CADENCES} or detection.event_type in self._alerts:
+            return False
+        return any(
+            (detection.label in sound.also or abs(detection.start - sound.start) <= SLACK)
+            and (sound.end is None or detection.start <= sound.end + SLACK)
+            for sound in self._taught
+        )
+
+    def _end_taught(self, taught: Detection) -> list[Detection]:
+        """End what `taught` was called since it began; what sounded before it goes on."""
+        called = [
+            sound
+            for sound in self._open
+            if sound.first.start >= taught.start - SLACK
+            and sound.first.event_type not in self._alerts
+            and not CADENCES & set(sound.models)
+            and sound.first.model != TAUGHT
+        ]
+        return self._withdraw(called, taught.heard_at)
 
     def _alarm_sounds(self) -> bool:
         return any(model in CADENCES for sound in self._open for model in sound.keys.values())
@@ -85,6 +117,8 @@ class Merger:
         return [*ended, detection]
 
     def _ended(self, detection: Detection) -> list[Detection]:
+        if detection.model == TAUGHT:
+            self._taught = [replace(s, end=detection.end) if s.key == detection.key else s for s in self._taught]
         if detection.key in self._mistaken:
             self._mistaken.remove(detection.key)
             return []

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, runtime_checkable
 
 from ulid import ULID
 
@@ -36,6 +36,7 @@ from assistant.events import (
 )
 from assistant.evidence import Evidence, Verdicts
 from assistant.health import Stages
+from assistant.house_sounds import Collector, HouseSounds
 from assistant.merging import Merger
 from assistant.models.cadence import Cadence
 from assistant.resident import BusyError, Resident, Status, UnwellError
@@ -43,7 +44,9 @@ from assistant.segment.activity import SILENCE_DBFS, Activity, ActivitySettings,
 from assistant.segment.recent import KEEP, Recent
 from assistant.segment.speech import Phase, Speech, SpeechSettings
 from assistant.segment.windows import Windows, WindowSettings
-from assistant.tracking import Candidate, SoundSettings, SoundTable, Standing, Tracker
+from assistant.taught import TaughtTracker
+from assistant.taught_sounds import TaughtSound
+from assistant.tracking import SHIFT, Candidate, SoundSettings, SoundTable, Standing, Tracker
 from assistant.understanding import Captions, SharedTagger, Sounds
 from assistant.waiting import at_most
 
@@ -70,6 +73,7 @@ MODEL_HANGS = 2 * MODEL_TIMEOUT  # seconds after which a call that was given up 
 LLM_HANGS = 600.0  # the same for an audio language model, which stops between two tokens
 LONGEST_LAG = 30.0  # seconds: sources hold less; a longer one is a wall clock that was set
 SPOKEN = 0.05  # score of the tagger's speech labels at which somebody may have spoken (docs/adr/0012-clips.md)
+NEXT_WINDOW = SAMPLE_RATE // 3  # samples within which the next window of an activity comes
 SETTLE = SAMPLE_RATE  # samples after a stretch until all of it was tagged and an utterance in it has begun
 WARN_EVERY = 100  # the first and each hundredth failure of a model is logged
 
@@ -81,6 +85,14 @@ class Tagger(Protocol):
 
     def tag(self, samples: Samples) -> NDArray[np.float32]:
         """Scores of shape (labels,), 0 to 1."""
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """A tagger that tells what its scores are made of."""
+
+    def embedding(self) -> NDArray[np.uint8]:
+        """What it made of the window that `tag` was called with last."""
 
 
 class Recogniser(Protocol):
@@ -199,6 +211,7 @@ class HearingSettings:
     languages: tuple[str, ...] | None = None  # of this room; None: those of the recogniser's settings
     words: tuple[str, ...] = ()  # names of rooms and devices, which recognition should favour
     recognise: bool = True
+    taught: tuple[TaughtSound, ...] = ()  # sounds that the household taught
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -238,12 +251,13 @@ class Pipeline:
         remember: int = 0,
         heard: Callable[[Pipeline], Awaitable[None]] | None = None,
         stages: Stages | None = None,
+        house: HouseSounds | None = None,
     ) -> None:
         """`inline` recognises before the next chunk is read, so that two runs over a file give the same lines.
 
         `clocked`: the chunks tell when they were heard, so that what they waited on their way counts as latency.
         `remember`: so many samples are to be there for `audio` at least; `heard` is awaited after each chunk.
-        `stages` is told what the parts of hearing cost.
+        `stages` is told what the parts of hearing cost; `house` learns what is heard here.
         An exception of `emit` ends the stream.
         """
         self._source = source
@@ -267,14 +281,20 @@ class Pipeline:
         self._windows = Windows(settings.windows)
         self._speech = Speech(settings.speech)
         self._tracker = Tracker(settings.table, models.tagger.labels, settings.sounds)
+        self._taught = TaughtTracker(settings.taught)
+        self._taught.factor = SHIFT[settings.sounds.sensitivity]
+        self._held: list[Detection] = []
+        self._held_until = 0  # samples
+        self._collector = None if house is None else Collector(house, models.tagger.labels)
+        self.embedded: Callable[[Tags, NDArray[np.uint8]], None] | None = None  # told of each window, while it is set
         self._cadence = Cadence()
         self._evidence = Evidence(models.tagger.labels)
         self._verdicts = Verdicts()
         self._over = False  # the source has ended, and all of it was heard
-        self._merger = Merger()
+        self._alerts = frozenset(name for name, group in settings.table.groups.items() if group.alert)
+        self._merger = Merger(self._alerts)
         self._sounds = self._llm_sounds()
         self._captions = self._llm_captions()
-        self._alerts = frozenset(name for name, group in settings.table.groups.items() if group.alert)
         self._untold: set[int] = set()  # keys of the tagger's sounds that the language model decides about
         self._ids: dict[int, str] = {}  # detection key → event id
         self._position = 0
@@ -293,6 +313,11 @@ class Pipeline:
     def be_sensitive(self, sensitivity: Sensitivity) -> None:
         """From now on believe sounds as easily as that."""
         self._tracker.sensitivity = sensitivity
+        self._taught.factor = SHIFT[sensitivity]
+
+    def teach(self, sounds: Sequence[TaughtSound]) -> None:
+        """From now on these taught sounds are known."""
+        self._taught.learn(sounds)
 
     def weigh(self, factors: Mapping[str, float]) -> None:
         """From now on multiply the thresholds of these kinds of sound by that."""
@@ -417,7 +442,10 @@ class Pipeline:
         windows = self._windows.feed(chunk, frames)
         self._working += time.perf_counter() - began
         await self._tag(windows)
-        for detection in self._tracker.advance(self._position):
+        if self._held and self._position >= self._held_until:
+            for detection in self._release():
+                self._announce(detection)
+        for detection in (*self._tracker.advance(self._position), *self._taught.advance(self._position)):
             self._announce(detection)
         await self._understand(chunk, frames)
         began = time.perf_counter()
@@ -438,7 +466,9 @@ class Pipeline:
         for window in windows:
             began = time.perf_counter()
             try:
-                scores = await self._models.tagging.call(partial(self._models.tagger.tag, window.samples))
+                scores, embedding = await self._models.tagging.call(
+                    partial(_tagged, self._models.tagger, window.samples)
+                )
             except Exception as error:
                 # A broken inference costs one window, not the room.
                 self._failed("the tagger failed on a window", error)
@@ -446,8 +476,14 @@ class Pipeline:
             self._stages.took("tagger", time.perf_counter() - began)
             tags = Tags(window, scores)
             self._evidence.feed(tags)
-            for detection in self._decide(tags):
+            for detection in (*self._recall(tags, embedding), *self._release()):
                 self._announce(detection)
+            for detection in self._decide(tags):
+                if self._taught.expecting and detection.event_type not in self._alerts:
+                    self._held.append(detection)
+                    self._held_until = window.end + NEXT_WINDOW
+                else:
+                    self._announce(detection)
             if self._watching is not None:
                 self._watching.tagged(window.end, self._candidates(), time.perf_counter())
 
@@ -462,6 +498,21 @@ class Pipeline:
             else replace(one, threshold=None, standing=Standing.WITNESS)
             for one in candidates
         ]
+
+    def _release(self) -> list[Detection]:
+        """What waited for one more window, because it may be a taught sound."""
+        held, self._held = self._held, []
+        return held
+
+    def _recall(self, tags: Tags, embedding: NDArray[np.uint8] | None) -> Sequence[Detection]:
+        """Which taught sounds begin, before the tagger gives them a name of its own."""
+        if embedding is None:
+            return ()
+        if self._collector is not None:
+            self._collector.feed(tags, embedding)
+        if self.embedded is not None:
+            self.embedded(tags, embedding)
+        return self._taught.feed(tags, embedding)
 
     def _decide(self, tags: Tags) -> Sequence[Detection]:
         """What the tagger's scores begin.
@@ -503,13 +554,15 @@ class Pipeline:
     async def _finish(self, recognising: asyncio.Task[None] | None) -> None:
         """The source has ended: last windows, open sounds, the utterance in progress, and those that wait."""
         await self._tag(self._windows.end())
+        for detection in self._release():
+            self._announce(detection)
         if self._captions is not None:
             await self._captions.feed(self._position, last=True)
         if self._sounds is not None:
             for detection in await self._sounds.end(self._position):
                 self._announce(detection)
         self._note_errors()
-        for detection in (*self._tracker.end(self._position), *self._cadence.end()):
+        for detection in (*self._tracker.end(self._position), *self._taught.end(self._position), *self._cadence.end()):
             self._announce(detection)
         for utterance in self._speech.end():
             await self._heard(utterance)
@@ -668,6 +721,12 @@ class Pipeline:
             LevelMeasured(self._source.room, round(last.dbfs, 1), round(last.floor_dbfs, 1), round(self._peak, 1))
         )
         self._peak = SILENCE_DBFS
+
+
+def _tagged(tagger: Tagger, samples: Samples) -> tuple[NDArray[np.float32], NDArray[np.uint8] | None]:
+    """Scores and, of a tagger that tells it, the embedding: in one call, since the next one may be another room's."""
+    scores = tagger.tag(samples)
+    return scores, tagger.embedding() if isinstance(tagger, Embedder) else None
 
 
 def _waited(chunk: Chunk) -> float:

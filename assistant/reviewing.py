@@ -58,7 +58,7 @@ class Review:
         reader: HistoryReader | None,
         clips: ClipFolder | None,
         *,
-        event_types: Sequence[str],
+        event_types: Callable[[], Sequence[str]],
         transcripts: Callable[[], bool],
         clip_days: float,
         url: str | None,
@@ -73,7 +73,7 @@ class Review:
     def about(self) -> About:
         """What can be asked for."""
         return About(
-            event_types=list(self._event_types),
+            event_types=list(self._event_types()),
             remembered=self._reader is not None,
             words=self._transcripts(),
             clips=self._clips is not None,

@@ -25,6 +25,7 @@ from assistant.audio.address import kind_of, without_secrets
 from assistant.config import RESERVED_ROOMS, Config, RoomSettings, shipped
 from assistant.errors import AssistantError, ConfigurationError, ModelError
 from assistant.events import Samples
+from assistant.house_sounds import HouseSounds
 from assistant.judging import LIFE_SAFETY
 from assistant.models import hub, store, tasks
 from assistant.models.catalogue import HUB
@@ -36,7 +37,9 @@ from assistant.outputs.topics import Room as AnnouncedRoom
 from assistant.pipeline import MODEL_TIMEOUT, HearingSettings, Models, ModelThread, Recogniser, Tagger
 from assistant.resident import BATCH_CPU, BATCH_GPU, Lane, Priority, Resident
 from assistant.switches import Switches
-from assistant.tracking import SoundTable, load_table
+from assistant.taught_folder import TaughtFolder
+from assistant.taught_sounds import TaughtSound
+from assistant.tracking import OTHER, SoundTable, load_table
 from assistant.understanding import SharedTagger
 
 if TYPE_CHECKING:
@@ -167,6 +170,11 @@ def open_source(room: Room, speed: float) -> Source:
     return opened
 
 
+def fetch_tagger(config: Config, progress: Callable[[str, int, int], None] | None = None) -> Path:
+    """The tagger's file, fetched and verified where it is not yet there. Raises `ModelError`."""
+    return store.pull("yamnet", config.models.dir, progress) / "yamnet.tflite"
+
+
 def fetch_models(config: Config, progress: Callable[[str, int, int], None] | None = None) -> ModelFiles:
     """The files of the tagger and of the recogniser, fetched and verified where they are not yet there.
 
@@ -174,7 +182,7 @@ def fetch_models(config: Config, progress: Callable[[str, int, int], None] | Non
     that its profile lacks on this machine.
     """
     checkpoint = None if config.profile == "embedded" else audio_llm_folder(config)
-    tagger = store.pull("yamnet", config.models.dir, progress) / "yamnet.tflite"
+    tagger = fetch_tagger(config, progress)
     if checkpoint is not None:
         return ModelFiles(tagger, None, checkpoint)
     if not config.speech.enabled:
@@ -263,21 +271,48 @@ def house_words(config: Config) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*rooms, *devices)))
 
 
-def hearing_settings(config: Config) -> HearingSettings:
-    """What the stages of every stream need. Raises `ConfigurationError` for a broken sound table."""
+def hearing_settings(config: Config, state: Path | None = None) -> HearingSettings:
+    """What the stages of every stream need. Raises `ConfigurationError` for a broken sound table.
+
+    `state` is the folder where taught sounds are; None: that of the user.
+    """
+    table = load_table(config.sounds.table or shipped("sounds.yaml"))
     return HearingSettings(
         activity=config.sounds.activity,
         windows=config.sounds.windows,
         speech=config.speech.utterances,
         sounds=config.sounds,
-        table=load_table(config.sounds.table or shipped("sounds.yaml")),
+        table=table,
         words=house_words(config),
         recognise=config.speech.enabled,
+        taught=taught_sounds(TaughtFolder(state), table),
     )
 
 
-def home_of(config: Config, rooms: Sequence[Room], table: SoundTable, switches: Switches) -> Home:
-    """What the MQTT output announces: rooms, how they are switched, and every event type of the sound table."""
+def house_sounds(state: Path | None = None) -> HouseSounds:
+    """What this house sounds like, as far as it was heard; not yet read."""
+    return HouseSounds((state or platformdirs.user_state_path("kikimimi")) / "house-sounds.npz")
+
+
+def taught_sounds(folder: TaughtFolder, table: SoundTable) -> tuple[TaughtSound, ...]:
+    """The household's own sounds; what is wrong with a file, or a name that the table has by now, is logged."""
+    sounds, problems = folder.read()
+    clashing = [sound.name for sound in sounds if sound.name in reserved_sounds(table)]
+    problems += [f"{name}: the sound table has a sound of that name; teach yours by another name" for name in clashing]
+    for problem in problems:
+        log.warning("taught sounds: %s", problem)
+    return tuple(sound for sound in sounds if sound.name not in clashing)
+
+
+def reserved_sounds(table: SoundTable) -> frozenset[str]:
+    """Event types that cannot be taught."""
+    return frozenset({*table.groups, OTHER, "speech", "test", "any"})
+
+
+def home_of(
+    config: Config, rooms: Sequence[Room], table: SoundTable, switches: Switches, taught: Sequence[TaughtSound] = ()
+) -> Home:
+    """What the MQTT output announces: rooms, how they are switched, and every event type, taught ones too."""
     return Home(
         install=install_id(),
         version=__version__,
@@ -285,7 +320,8 @@ def home_of(config: Config, rooms: Sequence[Room], table: SoundTable, switches: 
         sounds=tuple(
             SoundType(name, name.replace("_", " ").capitalize(), group.alert, name in LIFE_SAFETY)
             for name, group in table.groups.items()
-        ),
+        )
+        + tuple(SoundType(sound.name, sound.title) for sound in taught if sound.name not in table.groups),
         transcripts=config.privacy.transcripts,
         url=config.web.public_url if config.web.enabled else None,
         listening=switches.own(None),

@@ -118,3 +118,62 @@ def test_a_language_model_that_comes_later_joins_and_is_believed() -> None:
     merger.feed(ended(YAMNET, 400))
     [last] = merger.feed(ended(doubtful, 500))
     assert (last.key, last.model, last.witnessed) == (YAMNET.key, "yamnet+qwen-audio-chat", True)
+
+
+TAUGHT = Detection(
+    1 << 40,
+    State.STARTED,
+    "front_door",
+    "Front door",
+    0.8,
+    16_000,
+    None,
+    24_000,
+    -20.0,
+    "taught",
+    also=frozenset({"Music", "Ding"}),
+)
+MUSIC = replace(YAMNET, key=5, event_type="music", label="Music", start=17_000, heard_at=30_000)
+
+
+def test_a_taught_sound_stands_for_what_the_tagger_calls_it() -> None:
+    merger = Merger({"doorbell"})
+    assert merger.feed(TAUGHT) == [TAUGHT]
+    assert merger.feed(MUSIC) == []  # began together
+    assert merger.feed(ended(MUSIC, 60_000)) == []
+    assert merger.feed(replace(MUSIC, key=6, start=90_000)) == []  # later, but known by that name
+    dog = replace(MUSIC, key=7, event_type="dog_bark", label="Bark", start=90_000)
+    assert merger.feed(dog) == [dog]  # something else
+    [last] = merger.feed(ended(TAUGHT, 100_000))
+    assert (last.event_type, last.model, last.end) == ("front_door", "taught", 100_000)
+    assert merger.feed(replace(MUSIC, key=8, start=110_000)) == []  # its last ringing
+    later = replace(MUSIC, key=9, start=200_000)
+    assert merger.feed(later) == [later]
+
+
+def test_what_the_tagger_said_first_ends_and_what_sounded_before_goes_on() -> None:
+    merger = Merger()
+    radio = replace(MUSIC, key=3, start=-400_000)
+    assert merger.feed(radio) == [radio]
+    clap = replace(MUSIC, key=4, event_type="clapping", label="Clapping", start=15_000)
+    assert merger.feed(clap) == [clap]
+    started, withdrawn = merger.feed(TAUGHT)
+    assert started == TAUGHT
+    assert (withdrawn.key, withdrawn.state, withdrawn.end) == (4, State.ENDED, TAUGHT.heard_at)
+    assert merger.feed(ended(clap, 50_000)) == []
+    assert [one.key for one in merger.feed(ended(radio, 60_000))] == [3]
+
+
+def test_alerts_and_cadences_are_told_whatever_was_taught() -> None:
+    merger = Merger({"smoke_alarm", "co_alarm", "doorbell"})
+    smoke = replace(YAMNET, start=16_000)
+    ding = replace(YAMNET, key=8, event_type="doorbell", label="Ding", start=16_500)
+    t4 = replace(T3, key=-4, event_type="co_alarm", model="t4", start=16_000)
+    merger.feed(TAUGHT)
+    assert merger.feed(smoke) == [smoke]
+    assert merger.feed(ding) == [ding]
+    assert merger.feed(t4) == [t4]
+    merger = Merger({"smoke_alarm", "co_alarm", "doorbell"})
+    for one in (smoke, ding, t4):
+        merger.feed(one)
+    assert merger.feed(TAUGHT) == [TAUGHT]

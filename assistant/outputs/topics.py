@@ -164,12 +164,21 @@ class House:
         self._keep(self._alert(0.0))
 
     def change(self, home: Home) -> None:
-        """From now on it is this home, with the same sounds: rooms that stay keep their states.
+        """From now on it is this home: rooms and sounds that stay keep their states.
 
-        Of rooms that went nothing is left here, and nothing of what was said once that is private.
+        Of those that went nothing is left here, and nothing of what was said once that is private.
         """
         before = {room.id for room in self.home.rooms}
         self.home = home
+        known, self._sounds = self._sounds, {sound.event_type: sound for sound in home.sounds}
+        for event_type in known.keys() - self._sounds.keys():
+            for room_id in before:
+                self._active.pop((room_id, event_type), None)
+                for end in ("state", "attributes"):
+                    self._states.pop(self._topic(room_id, "sound", event_type, end), None)
+        for event_type in self._sounds.keys() - known.keys():
+            for room in home.rooms:
+                self._keep(self._sound_state(room.id, event_type, 0.0))
         for room in home.rooms:
             if room.id not in before:
                 self._add(room)

@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from assistant.errors import AssistantError, ConfigurationError
-from assistant.web import ask, events, health, rooms
+from assistant.web import ask, events, health, rooms, teach
 from assistant.web.live import Feed
 from assistant.web.security import COOKIE, SESSION, App, Door, policy
 from assistant.web.server import STATIC
@@ -78,6 +78,7 @@ def build(services: WebServices, door: Door, version: str) -> tuple[FastAPI, Fee
         events.routes(services.events),
         health.routes(services.health),
         ask.routes(services.ask),
+        teach.routes(services.teach),
     ):
         app.include_router(router)
     feed = Feed(services.rooms, version)

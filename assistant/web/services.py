@@ -9,6 +9,7 @@ from assistant.web.ask import AskService
 from assistant.web.events import EventService
 from assistant.web.health import HealthService
 from assistant.web.rooms import RoomService
+from assistant.web.teach import TeachService
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,4 +21,5 @@ class WebServices:
     watch: Callable[[frozenset[str]], None]  # told what open pages watch: rooms by id, `health.WATCHED`
     events: EventService
     ask: AskService
+    teach: TeachService
     metrics: Callable[[], bytes]  # for Prometheus

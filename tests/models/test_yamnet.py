@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from assistant.errors import ModelError
-from assistant.models.yamnet import LABELS, WINDOW, Yamnet
+from assistant.models.yamnet import EMBEDDING, LABELS, WINDOW, Yamnet
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +79,32 @@ def test_an_archive_with_labels_but_no_network_is_told(tmp_path: Path) -> None:
         file.writestr("yamnet_label_list.txt", "\n".join(f"label {i}" for i in range(LABELS)))
     with pytest.raises(ModelError, match="not the YAMNet model"):
         Yamnet(archive)
+
+
+def test_the_embedding_is_that_of_the_window_and_leaves_the_scores_as_they_are(
+    yamnet: Yamnet, yamnet_path: Path
+) -> None:
+    from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415
+
+    plain = Interpreter(model_path=str(yamnet_path), num_threads=1)
+    plain.allocate_tensors()
+    rng = np.random.default_rng(3)
+    embeddings = []
+    for _ in range(5):
+        samples = (rng.standard_normal(WINDOW) * 0.05).astype(np.float32)
+        plain.set_tensor(plain.get_input_details()[0]["index"], samples)
+        plain.invoke()
+        scores = yamnet.tag(samples)
+        np.testing.assert_array_equal(scores, plain.get_tensor(plain.get_output_details()[0]["index"])[0])
+        embeddings.append(yamnet.embedding())
+    assert all(one.shape == (EMBEDDING,) and one.dtype == np.uint8 and one.any() for one in embeddings)
+    assert not np.array_equal(embeddings[0], embeddings[1])
+
+
+def test_a_model_that_is_cut_or_another_is_told(tmp_path: Path, yamnet_path: Path) -> None:
+    content = yamnet_path.read_bytes()
+    for bad in (content[:40], content[:100_000], bytes(5_000), content[:4] + b"\xff" * 4 + content[8:]):
+        path = tmp_path / "bad.tflite"
+        path.write_bytes(bad)
+        with pytest.raises(ModelError, match="kikimimi models pull yamnet"):
+            Yamnet(path)

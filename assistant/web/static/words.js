@@ -28,7 +28,7 @@ const models = texts({
 // A taught sound is called as it was named; a sound of no group as the model calls it, in English.
 export function soundName(type, label = "") {
   if (type === "other" && label) return label;
-  return type in names.en ? t(type) : type.replaceAll("_", " ");
+  return type in names.en ? t(type) : label || type.replaceAll("_", " "); // a taught sound has its title as label
 }
 
 // ["YAMNet", "rhythm of smoke alarms (T3)"] of "yamnet+t3"
