@@ -115,16 +115,15 @@ class Classroom:
                 looked = now
                 if self.house.changed and now - kept >= KEEP_EVERY:
                     kept = now
-                    await asyncio.to_thread(self._keep, self.house.snapshot())
+                    await asyncio.to_thread(self._write, self.house.snapshot())
                 for draft in [one for one in self._drafts.values() if now - one.changed > FORGOTTEN_AFTER]:
                     del self._drafts[draft.id]
                 await asyncio.sleep(LOOK_EVERY)
         finally:
             if self.house.changed:  # everything has ended: there is nothing left to keep waiting
-                self.house.write(self.house.snapshot()())
+                self._write(self.house.snapshot())
 
-    def _keep(self, packed: Callable[[], bytes]) -> None:
-        """Write what the house sounds like; in a thread."""
+    def _write(self, packed: Callable[[], bytes]) -> None:
         self.house.write(packed())
 
     async def _look(self) -> None:

@@ -20,12 +20,12 @@ from assistant.errors import ConfigurationError
 from assistant.taught_sounds import SIZE, Embeddings, Example, TaughtSound, Verdict, features
 
 FEWEST, MOST = 2, 10  # examples
-RIDGE = 0.05  # times the trace of the covariance
+RIDGE = 0.02  # times the trace of the covariance
 POSITIVE = 0.3  # weight of the examples; the rest is shared by what they are told from
 HIGHEST_SHARE = 0.98  # of other sounds that the threshold is to lie above
-BETWEEN = 0.35  # of the way from there to the median example
-LOWEST = 0.15  # threshold
-AT_MOST = 0.6  # times the median example
+BETWEEN = 0.42  # of the way from there to the median example
+LOWEST = 0.2  # threshold
+AT_MOST = 0.7  # times the median example
 SAME = 0.8  # times the median example: another sound of the house so like it is taken for it
 MANY = 3.0  # false alarms a day from which it may be confused
 COMMON_SHARE = 0.02  # the same for common sounds
