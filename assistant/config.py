@@ -225,7 +225,7 @@ def check_profile(config: Config) -> None:
         return
     lines = []
     for number, (name, rule) in enumerate(zip(names_of(config.rules), config.rules, strict=True)):
-        for index, action in enumerate(rule.do):
+        for index, action in enumerate(rule.do if rule.enabled else ()):
             if action.question is not None:
                 kind = "ask" if action.ask is not None else "describe"
                 lines.append(
@@ -240,7 +240,7 @@ def check_profile(config: Config) -> None:
 def _unlisted(config: Config) -> Iterator[tuple[Location, str]]:
     """Webhooks to hosts that `webhooks.hosts` does not have."""
     for number, rule in enumerate(config.rules):
-        for index, action in enumerate(rule.do):
+        for index, action in enumerate(rule.do if rule.enabled else ()):
             if action.webhook is not None and not is_listed(action.webhook.parts[0], config.webhooks.hosts):
                 host = urlsplit(action.webhook.parts[0]).netloc
                 place: Location = ("rules", number, "do", index, "webhook", "url")

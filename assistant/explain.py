@@ -126,7 +126,8 @@ def describe(rule: Rule) -> str:
         condition += ", even if only the audio language model hears it"
     actions = ", then ".join(_deed(action) for action in rule.do)
     pause = f" (not again for {span_of(rule.cooldown)})" if rule.cooldown else ""
-    return f"When {condition}, {actions}{pause}."
+    off = "" if rule.enabled else " (It is switched off.)"
+    return f"When {condition}, {actions}{pause}.{off}"
 
 
 def _sounded(when: When) -> str:
