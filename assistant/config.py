@@ -344,7 +344,7 @@ def parse(text: str, file: Path) -> Config:
     return config
 
 
-class _Loader(BoundedLoader):
+class Loader(BoundedLoader):
     """YAML with the scalars of its 1.2 core schema: yes, on and 22:00 are texts."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML's protocol)
@@ -357,7 +357,7 @@ for _tag, _pattern, _first in (
     ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", "-+.0123456789"),
 ):
     _signs = [sign if sign != "\0" else "" for sign in _first]
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _signs)
+    Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _signs)
 
 
 @dataclass
@@ -373,7 +373,7 @@ class _Document:
     def read(self, text: str, file: Path) -> None:
         """Raises `ConfigurationError` for what is not YAML at all; other mistakes are collected."""
         try:
-            node = yaml.compose(text, Loader=_Loader)
+            node = yaml.compose(text, Loader=Loader)
             self.data = None if node is None else self._value(node, ())
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
