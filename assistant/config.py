@@ -145,6 +145,9 @@ class Sounds(SoundSettings):
     table: Annotated[Path, AfterValidator(_at_home)] | None = Field(
         default=None, description="a file in place of the shipped sounds.yaml: event types, labels, thresholds"
     )
+    ignore: tuple[str, ...] = Field(
+        default=(), max_length=600, description="event types that nobody is told of: no event, no rule, no entity"
+    )
     activity: Annotated[ActivitySettings, BeforeValidator(_empty)] = ActivitySettings()
     windows: Annotated[WindowSettings, BeforeValidator(_empty)] = WindowSettings()
 

@@ -218,7 +218,10 @@ Never = Iterator[tuple[tuple[str, ...], str, bool]]  # place below its `when`, p
 
 
 def _kept(config: Config, table: SoundTable) -> Iterator[str]:
-    """Warnings about clips that are never kept."""
+    """Warnings about clips that are never kept, and sounds that are not ignored."""
+    for name in config.sounds.ignore:
+        if problem := _unknown_sound(name, table):
+            yield f"{config.place('sounds', 'ignore')}sounds.ignore: {problem}"
     for name in config.clips.keep:
         if name not in KEPT_WORDS and (problem := _unknown_sound(name, table)):
             yield f"{config.place('clips', 'keep')}clips.keep: {problem}"
@@ -268,6 +271,9 @@ def _never(when: When, config: Config, table: SoundTable) -> Never:
         yield from _never_spoken(when, config)
     else:
         yield from _never_sounded(when, table)
+        ignored = [name for name in when.sound or () if name in config.sounds.ignore]
+        for name in ignored:
+            yield ("sound",), f"{name} is in sounds.ignore", len(ignored) == len(when.sound or ())
 
 
 def _never_spoken(when: When, config: Config) -> Never:

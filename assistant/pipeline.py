@@ -212,6 +212,7 @@ class HearingSettings:
     words: tuple[str, ...] = ()  # names of rooms and devices, which recognition should favour
     recognise: bool = True
     taught: tuple[TaughtSound, ...] = ()  # sounds that the household taught
+    ignored: frozenset[str] = frozenset()  # event types that nobody is told of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -675,6 +676,8 @@ class Pipeline:
             self._untold.remove(detection.key)  # it has ended
             return
         for merged in self._merger.feed(detection):
+            if merged.event_type in self._settings.ignored:
+                continue
             if merged.state is State.STARTED:
                 identity = self._ids[merged.key] = str(ULID())
                 self._emit_sound(merged, identity)

@@ -286,6 +286,7 @@ def hearing_settings(config: Config, state: Path | None = None) -> HearingSettin
         words=house_words(config),
         recognise=config.speech.enabled,
         taught=taught_sounds(TaughtFolder(state), table),
+        ignored=frozenset(config.sounds.ignore),
     )
 
 
@@ -322,6 +323,8 @@ def home_of(
             for name, group in table.groups.items()
         )
         + tuple(SoundType(sound.name, sound.title) for sound in taught if sound.name not in table.groups),
+            if name not in config.sounds.ignore
+        ),
         transcripts=config.privacy.transcripts,
         url=config.web.public_url if config.web.enabled else None,
         listening=switches.own(None),

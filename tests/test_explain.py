@@ -235,3 +235,15 @@ def test_what_is_kept_is_explained_and_checked() -> None:
         "for 30 days, at most 1000 MB"
     )
     assert not any(line.startswith("Clips") for line in explain(Config()).lines)
+
+
+def test_what_is_ignored_fires_nothing_and_what_is_unknown_is_not_ignored() -> None:
+    house = "sounds: {ignore: [cat, kat]}\nrules:\n"
+    told = warned("when: {sound: cat}, do: {log: x}".join("{}"), house)
+    assert any("rule 1 can never fire: cat is in sounds.ignore" in line for line in told)
+    assert any("c.yaml:1: sounds.ignore: there is no event type kat; did you mean cat?" in line for line in told)
+
+
+def test_a_rule_that_rests_says_so() -> None:
+    config = parse(HOUSE + "- {when: {sound: cat}, do: {log: x}, enabled: false}\n", Path("c.yaml"))
+    assert describe(config.rules[0]).endswith("(It is switched off.)")

@@ -411,3 +411,12 @@ async def test_a_source_whose_name_is_no_text_can_be_told(models: Build) -> None
     await pipe(source, models(), events).run()
     assert events
     assert {event.source for event in events} == {"caf�.wav"}
+
+
+async def test_nobody_is_told_of_what_is_ignored(models: Build) -> None:
+    alarm = placed(noise(25.0, -60.0), 0.2 * t3(cycles=4), 1.0)
+    settings = hearing_settings(Config.model_validate({"sounds": {"ignore": ["smoke_alarm"]}}))
+    for used, expected in ((hearing_settings(Config()), {"smoke_alarm"}), (settings, set())):
+        events: list[Event] = []
+        await Pipeline(Played(alarm), models(), used, events.append, inline=True).run()
+        assert {event.event_type for event in events} & {"smoke_alarm"} == expected
