@@ -28,7 +28,7 @@ from assistant.classroom import Classroom
 from assistant.clip_folder import SOUND, ClipFolder
 from assistant.clips import Clips
 from assistant.commanding import RoomCommands, Turns
-from assistant.config import check_reloaded, shipped
+from assistant.config import check_reloaded, places, shipped
 from assistant.ears import PROBLEMS, SWITCHED_OFF, Ear
 from assistant.echo import Echo
 from assistant.errors import AssistantError, ModelError, VoiceError
@@ -113,6 +113,8 @@ if TYPE_CHECKING:
     from assistant.outputs.questions import Question
     from assistant.outputs.topics import Home
     from assistant.taught_sounds import TaughtSound
+    from assistant.ruling import Ruling
+    from assistant.setting_up import SettingUp
     from assistant.vitals import Parts
     from assistant.voices.voice import Spoken
     from assistant.web.rooms import RoomState
@@ -250,19 +252,45 @@ class Daemon:
         self._warm = _known_languages(config)
         self._meter = Meter()
         self._stopping = asyncio.Event()
+        self.state = platformdirs.user_state_path("kikimimi")  # where the history lies
+        self.restart_keys: tuple[str, ...] = ()  # of the configuration, that wait for a restart
+        self.given_broker = False  # on the command line
+        # Set by whoever runs it: reads the configuration again, tells what waits for a restart; has all start anew.
+        self.reread: Callable[[], Awaitable[Sequence[str]]] | None = None
+        self.restart: Callable[[], None] | None = None
 
-    async def reload(self, config: Config, rooms: Sequence[Room]) -> None:
+    @property
+    def config(self) -> Config:
+        """The configuration as it is followed now."""
+        return self._config
+
+    def check(self, config: Config) -> None:
+        """Raise `ConfigurationError` if this configuration cannot be followed without a restart."""
+        check_reloaded(self._followed(config)[0])
+
+    def _followed(self, config: Config) -> tuple[Config, tuple[str, ...]]:
+        """What can be followed of a configuration, and the keys that wait for a restart."""
+        kept = {key: getattr(self._config, key) for key in type(config).model_fields if key not in RELOADED}
+        later = tuple(key for key, value in kept.items() if value != getattr(config, key))
+        return config.model_copy(update=kept), later
+
+    async def read_again(self) -> Sequence[str]:
+        """Follow the file as it is now. Returns what waits for a restart. Raises `AssistantError`."""
+        if self.reread is None:
+            raise AssistantError("this daemon cannot read its configuration again; remedy: restart it")
+        return await self.reread()
+
+    async def reload(self, config: Config, rooms: Sequence[Room]) -> tuple[str, ...]:
         """Follow another configuration: its rooms, devices, rules and privacy; for the rest a restart is needed.
 
         All of it or, where it raises `AssistantError`, nothing: what can fail is made before anything is changed, and
         the change is one step. Rooms that stay as they are go on listening, rules that stay as they are keep what they
-        remember. Returns when rooms that are configured no longer were heard to their end. One call at a time.
+        remember. Returns the keys that need a restart, when rooms that are configured no longer were heard to their
+        end. One call at a time.
         """
         if self._group is None or self._switches is None:
             raise AssistantError("the daemon does not run, or is stopping")
-        kept = {key: getattr(self._config, key) for key in type(config).model_fields if key not in RELOADED}
-        later = [key for key, value in kept.items() if value != getattr(config, key)]
-        config = config.model_copy(update=kept)
+        config, later = self._followed(config)
         check_reloaded(config)
         rules = Rules(
             config.rules, transcripts=config.privacy.transcripts, rooms=_names(rooms), page=config.web.public_url
@@ -280,7 +308,7 @@ class Daemon:
         speakers = {room.id: speaker_of(room) for room in rooms}
 
         rules.inherit(self._rules, time.time(), [told for ear in self._ears if (told := ear.presence) is not None])
-        self._config, self._rules, self._hearing = config, rules, hearing
+        self._config, self._rules, self._hearing, self.restart_keys = config, rules, hearing, later
         self._transcripts = config.privacy.transcripts
         self._understand(intents)
         for output in self._outputs.values():
@@ -299,6 +327,7 @@ class Daemon:
                 output.change(home)
         if self._page is not None:
             self._page.change()
+        return later
 
     def _understand(self, intents: Intents) -> None:
         """From now on these are the commands of the house."""
@@ -987,6 +1016,7 @@ class Daemon:
             self._watch(watched)
             vitals.watch(watched)
 
+        rules, setup = self._desks()
         assert self._judging is not None  # noqa: S101 (there is a page)
         assert self._classroom is not None  # noqa: S101 (and a folder for the state)
         events = Review(
@@ -1006,6 +1036,9 @@ class Daemon:
             rooms=self,
             events=events,
             teach=self._classroom,
+            rules=rules,
+            configuration=rules,
+            setup=setup,
             metrics=lambda: exposition(self.snapshot(), __version__),
             health=vitals,
             watch=watch,
@@ -1081,6 +1114,29 @@ class Daemon:
             )
         )
         return self._chatting
+
+    def _desks(self) -> tuple[Ruling, SettingUp]:
+        """Who changes rules and set-up for the page."""
+        from assistant.changing import Changes  # noqa: PLC0415 (only where the page is served)
+        from assistant.configuration_file import ConfigurationFile  # noqa: PLC0415
+        from assistant.ruling import RulesNow, Ruling  # noqa: PLC0415
+        from assistant.setting_up import Now, SettingUp  # noqa: PLC0415
+
+        file = ConfigurationFile((self._config.file or places()[0]).absolute(), self.state / "configurations")
+        changes = Changes(self, file)
+        rules = Ruling(
+            changes,
+            lambda: RulesNow(self._rules, _names([ear.room for ear in self._ears]), self.restart_keys),
+            self.state,
+        )
+
+        def now() -> Now:
+            mqtt = self._outputs.get("mqtt")
+            settings = mqtt.settings if isinstance(mqtt, Mqtt) else None
+            connected = mqtt is not None and mqtt.connected.is_set()
+            return Now(self._ears, settings, connected, self.given_broker, self.restart)
+
+        return rules, SettingUp(changes, now, self.command, rules.file_state, self.state)
 
     def rooms(self) -> list[RoomState]:
         """Every room as it is now."""
@@ -1228,6 +1284,7 @@ async def daemon(
     `mqtt` overrides the broker of the configuration; `state` is the folder in which switches and history are kept.
     Raises `ModelError` and `AssistantError`.
     """
+    given = mqtt is not None
     async with AsyncExitStack() as stack:
         own = mqtt is None and config.mqtt.host is None
         if own:
@@ -1283,6 +1340,7 @@ async def daemon(
             snoozes=Snoozes(folder / "snoozes.json"),
             state=folder,
         )
+        built.state, built.given_broker = folder, given
         if page is not None:
             page.ask(built.services)
         yield built

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -373,47 +373,79 @@ def run_daemon(arguments: argparse.Namespace) -> int:
     with progress_bars() as progress:
         files = startup.fetch_models(config, progress)
 
+    anew = False
+
     async def run() -> int:
         async with (
             app.daemon(config, rooms, files, mqtt=mqtt, speed=arguments.speed) as daemon,
             supervision.supervised(daemon.ready, daemon.status, daemon.hanging),
         ):
-            asked = asyncio.Event()
+            asked, one = asyncio.Event(), asyncio.Lock()
 
             def stop() -> None:
+                nonlocal anew
+                anew = False
                 supervision.notify("STOPPING=1")
                 daemon.stop()
 
+            def restart() -> None:
+                nonlocal anew
+                anew = True
+                supervision.reloading()  # for a supervisor this process does not end
+                daemon.stop()
+
+            async def reread() -> Sequence[str]:
+                async with one:
+                    return await reload(daemon, arguments)
+
+            async def followed() -> Sequence[str]:
+                try:
+                    return await reread()
+                finally:
+                    supervision.notify("READY=1")
+
+            daemon.reread, daemon.restart = followed, restart
             stop_on_signals(stop)
             on_hangup(asked.set, stop)
-            reloading = asyncio.create_task(reload_when(asked, daemon, arguments), name="reload")
+            reloading = asyncio.create_task(reload_when(asked, reread), name="reload")
             try:
                 return await daemon.run()
             finally:
                 reloading.cancel()
 
-    return asyncio.run(run())
+    code = asyncio.run(run())
+    if anew and code == 0:
+        logging.shutdown()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 (this very command)
+    return code
 
 
-async def reload_when(asked: asyncio.Event, daemon: Daemon, arguments: argparse.Namespace) -> None:
+async def reload_when(asked: asyncio.Event, reread: Callable[[], Awaitable[Sequence[str]]]) -> None:
     """Whenever `asked`, read the configuration again; one that is wrong is told, and the old one stays."""
-    from assistant import startup, supervision  # noqa: PLC0415
-    from assistant.config import check_profile  # noqa: PLC0415
+    from assistant import supervision  # noqa: PLC0415
 
     while True:
         await asked.wait()
         asked.clear()
-        supervision.reloading()
         try:
-            config = await asyncio.to_thread(load_configuration, arguments)
-            check_profile(config)
-            await daemon.reload(config, startup.rooms_of(config, arguments.source))
+            await reread()
         except AssistantError as error:
             for line in str(error).splitlines():
                 log.error("the configuration stays as it was: %s", line)  # noqa: TRY400 (a person reads this)
         except Exception:
             log.exception("the configuration could not be read again")
         supervision.notify("READY=1")
+
+
+async def reload(daemon: Daemon, arguments: argparse.Namespace) -> Sequence[str]:
+    """Have the daemon follow the configuration as it is now. What waits for a restart. Raises `AssistantError`."""
+    from assistant import startup, supervision  # noqa: PLC0415
+    from assistant.config import check_profile  # noqa: PLC0415
+
+    supervision.reloading()
+    config = await asyncio.to_thread(load_configuration, arguments)
+    check_profile(config)
+    return await daemon.reload(config, startup.rooms_of(config, arguments.source))
 
 
 def listen_to_files(arguments: argparse.Namespace) -> int:

@@ -278,12 +278,17 @@ def shipped(name: str) -> Path:
     raise AssistantError(f"{name} is missing from this installation; remedy: install kikimimi again")
 
 
-def find() -> Path | None:
-    """The first of `$XDG_CONFIG_HOME/kikimimi/config.yaml` and `/etc/kikimimi/config.yaml` that exists."""
+def places() -> list[Path]:
+    """Where the configuration may lie: `$XDG_CONFIG_HOME/kikimimi/config.yaml`, then `/etc/kikimimi/config.yaml`."""
     folders = [Path("/etc/kikimimi")]
     with contextlib.suppress(RuntimeError):  # a service user may have no home directory
         folders.insert(0, Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kikimimi")
-    return next((folder / "config.yaml" for folder in folders if _is_there(folder / "config.yaml")), None)
+    return [folder / "config.yaml" for folder in folders]
+
+
+def find() -> Path | None:
+    """The first of these places that has a file."""
+    return next((place for place in places() if _is_there(place)), None)
 
 
 def _is_there(file: Path) -> bool:
@@ -339,7 +344,7 @@ def parse(text: str, file: Path) -> Config:
         mistakes.append((1, "too deeply nested"))
     if config is not None:
         unlisted = _unlisted(config)
-        mistakes += [(document.lines.get(place, 1), f"{document.key(place)}: {text}") for place, text in unlisted]
+        mistakes += [(document.line(place), f"{document.key(place)}: {text}") for place, text in unlisted]
     if mistakes or config is None:
         lines = dict.fromkeys(f"{file}:{line}: {_one_line(message)}" for line, message in sorted(mistakes))
         raise ConfigurationError("\n".join(lines))
@@ -459,6 +464,14 @@ class _Document:
             self.mistakes.append((node.start_mark.line + 1, message))
             return ""
         return value
+
+    def line(self, location: Location) -> int:
+        """The line of a place, or as near as is known; an action that is alone need not stand in a list."""
+        alone = tuple(
+            part for before, part in zip(("", *location), location, strict=False) if (before, part) != ("do", 0)
+        )
+        places = sorted((*_shorter(location), *_shorter(alone)), key=len, reverse=True)
+        return next((self.lines[place] for place in places if place in self.lines), 1)
 
     def key(self, location: Location) -> str:
         """`rules["dog"].when.room`: list items by their name, else their number from 1."""

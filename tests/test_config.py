@@ -414,3 +414,10 @@ def read_or_refused(text: str) -> None:
         parse(text, FILE)
     except ConfigurationError as error:
         assert all(line.startswith("config.yaml:") for line in str(error).splitlines())
+
+
+def test_a_host_that_is_not_listed_is_told_with_its_line() -> None:
+    head = "rules:\n- when: {sound: cat}\n  do:\n"
+    for do in ("    webhook:\n      url: https://h/x\n", "  - webhook:\n      url: https://h/x\n"):
+        (told,) = mistakes(head + do)
+        assert told.startswith("config.yaml:5: rules[1].do"), told

@@ -14,7 +14,9 @@ from test_rules import NOON, rule
 from assistant import rehearsing
 from assistant.errors import AssistantError
 from assistant.events import Event, Intent, State, Word, iso
-from assistant.history import History, HistorySettings, Wanted, read
+from assistant.history import History
+from assistant.history_database import HistorySettings
+from assistant.history_reading import Wanted, read
 from assistant.rehearsing import Deed, event_of, rehearse
 from assistant.rules import Rule, Rules
 

@@ -7,7 +7,7 @@ import contextlib
 import secrets
 import socket
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 from assistant.outputs.mqtt_client import (
@@ -139,3 +139,35 @@ async def _spoken(link: Link, settings: MqttSettings, arrived: asyncio.Queue[Arr
         yield Step("publish", False, f"what is sent to {topic} does not arrive: check the broker's access rules")
     else:
         yield Step("publish", True, f"{settings.base_topic}/# can be written")
+
+
+async def handed_out(
+    settings: MqttSettings, topic: str, send: Callable[[], None], is_it: Callable[[bytes], bool], seconds: float
+) -> Step:
+    """Whether a broker hands out, to somebody else, what `send` has us publish on `topic`."""
+    arrived: asyncio.Queue[Arrived] = asyncio.Queue(100)
+
+    def received(message: Arrived) -> None:
+        with contextlib.suppress(asyncio.QueueFull):
+            arrived.put_nowait(message)
+
+    connector = Connector(settings, f"kikimimi-probe-{secrets.token_hex(4)}")
+    try:
+        link = await connector.open(None, received)
+    except LinkError as error:
+        return Step("login", False, str(error))
+    try:
+        link.subscribe(topic)
+        if not await link.granted(ANSWER_TIMEOUT):
+            return Step("subscribe", False, f"the broker does not let this login read {topic}: check its access rules")
+        send()
+        async with asyncio.timeout(seconds):
+            while not is_it((await arrived.get()).payload):
+                pass
+    except LinkError as error:
+        return Step("subscribe", False, str(error))
+    except TimeoutError:
+        return Step("publish", False, f"nothing came on {topic} in {seconds:.0f} s: check the broker's access rules")
+    finally:
+        await link.close(1.0)
+    return Step("publish", True, f"{topic} at {settings.address}")

@@ -15,7 +15,19 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from assistant.errors import AssistantError
-from assistant.events import Action, Ask, Event, KeepClip, Log, Publish, RoomChanged, Say, Webhook, link_to, without_words
+from assistant.events import (
+    Action,
+    Ask,
+    Event,
+    KeepClip,
+    Log,
+    Publish,
+    RoomChanged,
+    Say,
+    Webhook,
+    link_to,
+    without_words,
+)
 from assistant.rules.evaluations import Evaluation, Outcome
 from assistant.rules.matching import Hours
 from assistant.rules.settings import (

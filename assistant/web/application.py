@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from assistant.errors import AssistantError, ConfigurationError
-from assistant.web import ask, events, health, rooms, teach
+from assistant.web import ask, configuration, events, health, rooms, rules, setup, teach
 from assistant.web.live import Feed
 from assistant.web.security import COOKIE, SESSION, App, Door, policy
 from assistant.web.server import STATIC
@@ -79,6 +79,9 @@ def build(services: WebServices, door: Door, version: str) -> tuple[FastAPI, Fee
         health.routes(services.health),
         ask.routes(services.ask),
         teach.routes(services.teach),
+        rules.routes(services.rules),
+        configuration.routes(services.configuration),
+        setup.routes(services.setup),
     ):
         app.include_router(router)
     feed = Feed(services.rooms, version)

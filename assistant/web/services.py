@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from assistant.web.ask import AskService
+from assistant.web.configuration import ConfigurationService
 from assistant.web.events import EventService
 from assistant.web.health import HealthService
 from assistant.web.rooms import RoomService
 from assistant.web.teach import TeachService
+from assistant.web.rules import RuleService
+from assistant.web.setup import SetUpService
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,4 +25,7 @@ class WebServices:
     events: EventService
     ask: AskService
     teach: TeachService
+    rules: RuleService
+    configuration: ConfigurationService
+    setup: SetUpService
     metrics: Callable[[], bytes]  # for Prometheus
