@@ -54,6 +54,16 @@ class House:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
+    def pid(self) -> int:
+        """Of the daemon."""
+        assert self._process is not None
+        return self._process.pid
+
+    def command(self) -> list[str]:
+        """Without arguments."""
+        return [*KIKIMIMI, "run", "-c", str(self.config)]
+
+    @property
     def url(self) -> str:
         """Of the page."""
         return f"http://127.0.0.1:{self.port}/"
@@ -66,8 +76,12 @@ class House:
             "XDG_CONFIG_HOME": str(self.folder / "xdg-config"),
         }
         with self.log.open("ab") as out:
-            command = [*KIKIMIMI, "run", "-c", str(self.config), *arguments]
-            self._process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
+            self._process = subprocess.Popen([*self.command(), *arguments], stdout=out, stderr=out, env=environment)
+        return self.served(seconds)
+
+    def served(self, seconds: float = 60.0) -> House:
+        """Wait until the page is served."""
+        assert self._process is not None
         deadline = time.monotonic() + seconds
         while True:
             assert self._process.poll() is None, self.log.read_text()
@@ -112,3 +126,31 @@ class House:
         finally:
             self._process = None
         assert code == 0, self.log.read_text()[-4000:]
+
+
+class FreshHouse(House):
+    """A house without a configuration file: only its ports are others than those that Kikimimi has by default."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.config.unlink()
+        self.config = folder / "xdg-config" / "kikimimi" / "config.yaml"
+
+    def command(self) -> list[str]:
+        """The defaults of the ports are changed before anything reads them."""
+        ports = {
+            "assistant.web.settings:WebSettings": self.port,
+            "assistant.outputs.broker:BrokerSettings": self.mqtt_port,
+            "assistant.wyoming_server:WyomingSettings": free_port(),
+        }
+        program = f"""
+import importlib
+for name, port in {ports!r}.items():
+    module, _, settings = name.partition(":")
+    settings = getattr(importlib.import_module(module), settings)
+    settings.model_fields["port"].default = port
+    settings.model_rebuild(force=True)
+from assistant.cli import main
+raise SystemExit(main())
+"""
+        return [sys.executable, "-c", program, "run"]
