@@ -112,9 +112,9 @@ if TYPE_CHECKING:
     from assistant.models.wakeword import WakeWords
     from assistant.outputs.questions import Question
     from assistant.outputs.topics import Home
-    from assistant.taught_sounds import TaughtSound
     from assistant.ruling import Ruling
     from assistant.setting_up import SettingUp
+    from assistant.taught_sounds import TaughtSound
     from assistant.vitals import Parts
     from assistant.voices.voice import Spoken
     from assistant.web.rooms import RoomState

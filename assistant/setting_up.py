@@ -279,11 +279,13 @@ class SettingUp:
         config = await self._config()
         keys: Keys = {}
         if (chosen := wanted.microphone) is not None:
-            if kind_of(chosen.source) != "microphone":
-                raise ConfigurationError(f"{chosen.source!r} is no microphone; remedy: choose one of the list")
-            known = config.rooms.get(chosen.room)
-            if known is None or known.source != chosen.source:
-                keys["rooms", chosen.room, "source"] = chosen.source
+            known, source = config.rooms.get(chosen.room), chosen.source
+            if source is None and known is None:
+                source = "default"
+            if source is not None and kind_of(source) != "microphone":
+                raise ConfigurationError(f"{source!r} is no microphone; remedy: choose one of the list")
+            if source is not None and (known is None or known.source != source):
+                keys["rooms", chosen.room, "source"] = source
             if chosen.name is not None and (known is None or known.name != chosen.name):
                 keys["rooms", chosen.room, "name"] = chosen.name
         if wanted.ignore is not None and set(wanted.ignore) != set(config.sounds.ignore):

@@ -321,10 +321,9 @@ def home_of(
         sounds=tuple(
             SoundType(name, name.replace("_", " ").capitalize(), group.alert, name in LIFE_SAFETY)
             for name, group in table.groups.items()
+            if name not in config.sounds.ignore
         )
         + tuple(SoundType(sound.name, sound.title) for sound in taught if sound.name not in table.groups),
-            if name not in config.sounds.ignore
-        ),
         transcripts=config.privacy.transcripts,
         url=config.web.public_url if config.web.enabled else None,
         listening=switches.own(None),

@@ -10,9 +10,9 @@ from assistant.web.configuration import ConfigurationService
 from assistant.web.events import EventService
 from assistant.web.health import HealthService
 from assistant.web.rooms import RoomService
-from assistant.web.teach import TeachService
 from assistant.web.rules import RuleService
 from assistant.web.setup import SetUpService
+from assistant.web.teach import TeachService
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,7 +132,9 @@ class MicrophoneWanted(BaseModel):
 
     room: Identity = "home"
     name: Annotated[Text, Field(min_length=1)] | None = None
-    source: Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$")]
+    source: Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$")] | None = Field(
+        default=None, description="a microphone; null: as it is"
+    )
 
 
 class Wanted(BaseModel):

@@ -51,6 +51,7 @@ class House:
         if "web:" not in settings:
             own += f"web: {{port: {self.port}}}\n"
         self.config.write_text(own + settings.replace("{web_port}", str(self.port)), encoding="utf-8")
+        self.environment: dict[str, str] = {}  # beside that of the tests
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -74,6 +75,7 @@ class House:
             **os.environ,
             "XDG_STATE_HOME": str(self.folder / "state"),
             "XDG_CONFIG_HOME": str(self.folder / "xdg-config"),
+            **self.environment,
         }
         with self.log.open("ab") as out:
             self._process = subprocess.Popen([*self.command(), *arguments], stdout=out, stderr=out, env=environment)

@@ -148,8 +148,10 @@ function App() {
     return () => removeEventListener("hashchange", moved);
   }, []);
   useEffect(() => {
-    if (session?.logged_in) live.start();
-    else live.stop();
+    if (!session?.logged_in) return live.stop();
+    live.start();
+    // The very first visit, without a configuration, begins with the guide; it never opens by itself again.
+    if (!location.hash) api.get("setup").then(({ first }) => { if (first && !location.hash) location.hash = link("setup", "guide"); }, () => {});
   }, [session?.logged_in]);
   if (error && !session) return html`<main class="first"><h1>Kikimimi</h1><${Failure} error=${error} again=${look} /></main>`;
   if (!session) return html`<main class="first" aria-busy="true"><h1>Kikimimi</h1><${Loading} /></main>`;
