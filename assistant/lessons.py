@@ -41,6 +41,7 @@ COPIES = 2  # in made-up rooms
 ECHO, DIRECT = (0.15, 0.6), (0.3, 0.9)  # seconds of reverberation; the direct sound's share
 CUT_OFF = (2_500.0, 8_000.0)  # Hz: what distance, doors and walls leave
 LEVEL, ABOVE_NOISE = (-45.0, -18.0), (8.0, 30.0)  # dBFS; dB
+SOFTEST = 15.0  # dB below the loudest window of an example: softer ones are the room
 LEAD, TAIL = (0.8, 1.6), 0.8  # seconds of the room alone
 SOFTLY = 0.3  # times the threshold of a label at which it is part of what the tagger calls a sound
 UNGROUPED = 0.3  # threshold of a label that the sound table gives none
@@ -97,12 +98,19 @@ def loudest(samples: Samples) -> Samples:
 def takes_of(samples: Samples, title: str, hearing: Hearing) -> list[list[Window]]:
     """What is to be heard of an example and of its copies. Raises `ConfigurationError` for one without a sound."""
     samples = loudest(np.nan_to_num(samples, posinf=0.0, neginf=0.0))
-    own = activities_of(samples, hearing)
+    own = _loud(activities_of(samples, hearing))
     if not own:
         raise ConfigurationError(f"{title}: no sound is heard in it; remedy: record it louder, or nearer")
     rng = np.random.default_rng(len(samples))  # the same recording gives the same example
-    copies = [take for _ in range(COPIES) for take in activities_of(in_a_room(samples, rng), hearing)]
+    copies = [take for _ in range(COPIES) for take in _loud(activities_of(in_a_room(samples, rng), hearing))]
     return [*own, *copies]
+
+
+def _loud(activities: list[list[Window]]) -> list[list[Window]]:
+    """Without what is only the room: the gate is open at first, until it knows the noise."""
+    loudest = max((window.level_dbfs for activity in activities for window in activity), default=0.0)
+    kept = [[window for window in activity if window.level_dbfs >= loudest - SOFTEST] for activity in activities]
+    return [activity for activity in kept if activity]
 
 
 class Tagger(Protocol):

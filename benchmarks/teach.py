@@ -1,13 +1,14 @@
 """How well sounds are taught: four examples each, held-out clips, false alarms over the long recordings.
 
-    python benchmarks/teach.py RECORDINGS YAMNET.tflite [--classes worst|other|own] [--draws N] [--house none|other]
+    python benchmarks/teach.py RECORDINGS YAMNET.tflite [--classes worst|other|own] [--draws N] [--house half|other|none]
 
-RECORDINGS as for sounds.py. Classes are the first labels of the clips. `worst` (reported): of those with five clips and
+RECORDINGS as for sounds.py. Classes are the first labels of the clips. `worst` (reported): of those with five clips or
 more the eight that the daemon finds least by itself. `other`: the rest of these, and those with four clips; everything
 in teaching.py was chosen with them. `own`: one's own thing, eight sounds of which there is one clip; examples and
 tests are that clip in rooms of their own. Examples are drawn at random with the seed N of the draw, four, or all but
-one. The long recording that is not listened to is what the house has heard before. False alarms: sounds that began
-where nothing of that class was playing, in the long recordings and in clips of other classes. Ends in one JSON line.
+one. What the house has heard before is the first half of each long recording, and false alarms are counted in its
+second half; with `--house other` it is the other recording, another house, and with `none` nothing. A false alarm is a
+sound that began where nothing of that class was playing, there or in clips of other classes. Ends in one JSON line.
 """
 
 from __future__ import annotations
@@ -92,17 +93,24 @@ class Bench:
             self.examples[file] = self.lesson.heard(self.read(file), file)
         return self.examples[file]
 
-    def house(self, name: str | None) -> Sounds:
-        """What a long recording taught of the house."""
-        if name is None:
+    def house(self, name: str, what: str) -> Sounds:
+        """What the house of a long recording sounds like, before it is listened to."""
+        if what == "none":
             return Sounds((), days=0.0)
+        if what == "other":
+            name = next(other for other in LONG if other != name)
         house = HouseSounds(None, seed=1)
         collector = Collector(house, self.yamnet.labels)
         heard = self.heard[f"long/{name}.flac"]
         for tags, embedding in zip(heard.tags, heard.embeddings, strict=True):
-            collector.feed(tags, embedding)
+            if what == "other" or tags.window.end < heard.end // 2:
+                collector.feed(tags, embedding)
         collector.end()
         return Sounds(house.sounds()[0], days=1.0)
+
+    def half(self, name: str) -> float:
+        """The middle of a long recording, in seconds."""
+        return self.heard[f"long/{name}.flac"].end / 2 / SAMPLE_RATE
 
     def learn(self, files: list[str], house: Sounds) -> TaughtSound:
         """Teach these."""
@@ -140,14 +148,14 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def stray(starts: list[float], truth: list[dict[str, str]], labels: set[str]) -> int:
-    """How many began where nothing of the class was playing."""
+def stray(starts: list[float], truth: list[dict[str, str]], labels: set[str], since: float) -> int:
+    """How many began after `since` (seconds) where nothing of the class was playing."""
     spans = [
         (float(row["onset"]) - EARLY, float(row["offset"]) + LATE)
         for row in truth
         if labels & set(row["label"].split(";"))
     ]
-    return sum(not any(a <= start <= b for a, b in spans) for start in starts)
+    return sum(start >= since and not any(a <= start <= b for a, b in spans) for start in starts)
 
 
 def classes_of(bench: Bench) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
@@ -178,19 +186,16 @@ def main() -> None:
     parser.add_argument("yamnet", type=Path)
     parser.add_argument("--classes", choices=("worst", "other", "own"), default="worst")
     parser.add_argument("--draws", type=int, default=5)
-    parser.add_argument("--house", choices=("none", "other"), default="other")
+    parser.add_argument("--house", choices=("half", "other", "none"), default="half")
     arguments = parser.parse_args()
     bench = Bench(arguments.recordings, Yamnet(arguments.yamnet))
-    houses = {
-        name: bench.house(None if arguments.house == "none" else next(other for other in LONG if other != name))
-        for name in LONG
-    }
+    houses = {name: bench.house(name, arguments.house) for name in LONG}
     if arguments.classes == "own":
         table = [own(bench, stem, houses, arguments.draws) for stem in OWN]
     else:
         classes = classes_of(bench)[arguments.classes == "other"]
         table = [kind(bench, label, files, houses, arguments.draws) for label, files in classes.items()]
-    hours = sum(bench.heard[f"long/{name}.flac"].end for name in LONG) / SAMPLE_RATE / 3600
+    hours = sum(bench.heard[f"long/{name}.flac"].end for name in LONG) / 2 / SAMPLE_RATE / 3600
     print(f"{'class':28} clips  before    after   false/h before  after   other clips   verdicts")
     for row in table:
         print(
@@ -218,12 +223,19 @@ def kind(bench: Bench, label: str, files: list[str], houses: dict[str, Sounds], 
             sound = bench.learn(taught, house)
             verdicts[sound.verdict.kind] += 1
             hits += [bool(bench.started(sound, bench.heard[file])) for file in held]
-            count += stray(bench.started(sound, bench.heard[f"long/{name}.flac"]), bench.truth[name], labels)
+            count += stray(
+                bench.started(sound, bench.heard[f"long/{name}.flac"]), bench.truth[name], labels, bench.half(name)
+            )
             wrong += [bool(bench.started(sound, bench.heard[file])) for file in others]
         before += [_named(bench, file) for file in held]
         false.append(count)
     said = [
-        stray([at for at, name in bench.by_itself(bench.heard[f"long/{long}.flac"]) if name == label], rows_, labels)
+        stray(
+            [at for at, name in bench.by_itself(bench.heard[f"long/{long}.flac"]) if name == label],
+            rows_,
+            labels,
+            bench.half(long),
+        )
         for long, rows_ in bench.truth.items()
     ]
     return {
@@ -254,12 +266,19 @@ def own(bench: Bench, stem: str, houses: dict[str, Sounds], draws: int) -> dict[
             sound = bench.learn_examples(examples, house)
             verdicts[sound.verdict.kind] += 1
             hits += [bool(bench.started(sound, one)) for one in held]
-            count += stray(bench.started(sound, bench.heard[f"long/{name}.flac"]), bench.truth[name], labels)
+            count += stray(
+                bench.started(sound, bench.heard[f"long/{name}.flac"]), bench.truth[name], labels, bench.half(name)
+            )
             wrong += [bool(bench.started(sound, bench.heard[one])) for one in others]
         before += [any(label in labels for _, label in bench.by_itself(one)) for one in held]
         false.append(count)
     said = [
-        stray([at for at, name in bench.by_itself(bench.heard[f"long/{long}.flac"]) if name in labels], rows_, labels)
+        stray(
+            [at for at, name in bench.by_itself(bench.heard[f"long/{long}.flac"]) if name in labels],
+            rows_,
+            labels,
+            bench.half(long),
+        )
         for long, rows_ in bench.truth.items()
     ]
     return {
