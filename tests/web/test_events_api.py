@@ -187,7 +187,7 @@ def test_what_is_snoozed_is_told_to_nobody_until_it_ends(house: Make, tmp_path: 
 
     here.stop()
     here.start("--source", source)  # it survives
-    assert here.call("GET", "snoozes")[1][0]["silenced"] == 1
+    assert here.call("GET", "snoozes")[1][0]["silenced"] >= 1
     until(lambda: here.call("GET", "snoozes")[1][0]["silenced"] == 2)
     assert here.call("DELETE", "snoozes/kitchen/doorbell")[0] == 204
     assert here.call("DELETE", "snoozes/kitchen/doorbell")[0] == 404
