@@ -73,9 +73,9 @@ def rehearse(
 
     `since`, `until` are Unix seconds; `hold` says how long after its end a sound of a type is told to have ended;
     `understood`: an audio language model was there, whose word alone does not count. Raises `AssistantError` after
-    `within` seconds.
+    `within` seconds of processor time.
     """
-    stage = _Stage(Rules(rules, transcripts=transcripts, rooms=rooms, timezone=timezone), time.monotonic() + within)
+    stage = _Stage(Rules(rules, transcripts=transcripts, rooms=rooms, timezone=timezone), time.thread_time() + within)
     told = sorted(
         (moment for body in history for moment in _moments(body, hold, understood)), key=lambda moment: moment[0]
     )
@@ -140,7 +140,7 @@ class _Stage:
     def act(self, actions: Sequence[Action], now: float) -> None:
         """Note what a step would have done."""
         self._steps += 1
-        if self._steps % LOOK_EVERY == 0 and time.monotonic() > self._deadline:
+        if self._steps % LOOK_EVERY == 0 and time.thread_time() > self._deadline:
             raise AssistantError("there is too much in the history to try this in time; remedy: fewer days")
         deeds: dict[str, list[Deed]] = {}
         left = list(actions)

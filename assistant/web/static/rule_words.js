@@ -1,7 +1,7 @@
 // A rule as a sentence, and why it did or did not fire, in English and Japanese.
 
 import { language, percent, texts } from "./i18n.js";
-import { soundName } from "./sounds.js";
+import { soundName } from "./words.js";
 import { html } from "./ui.js";
 
 const DAYS = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];

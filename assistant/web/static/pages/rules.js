@@ -3,7 +3,7 @@
 import { api } from "../api.js";
 import { dayOf, texts, timeOf } from "../i18n.js";
 import { dayName, deed, outcome, Sentence } from "../rule_words.js";
-import { soundName } from "../sounds.js";
+import { soundName } from "../words.js";
 import { Badge, Button, Card, Confirm, Empty, failed, Failure, Field, html, Loading, Notice, Page, Select, Switch, toast, useEffect, useFetched, useMessages, useRef, useState } from "../ui.js";
 
 const t = texts({
@@ -70,7 +70,7 @@ function useRehearsal(wanted) {
   const start = async () => {
     set({ result: null, busy: true });
     try {
-      set({ result: await api.post("rules/rehearsal", wanted(), { patience: 60000 }), busy: false });
+      set({ result: await api.post("rules/rehearsal", wanted(), { patience: 70000 }), busy: false });
     } catch (error) {
       failed(error);
       set({ result: null, busy: false });

@@ -3,7 +3,7 @@
 import { api, stream } from "../api.js";
 import { dayOf, number, texts, timeOf } from "../i18n.js";
 import { live } from "../live.js";
-import { soundName } from "../sounds.js";
+import { soundName } from "../words.js";
 import { Badge, Button, Card, failed, Failure, Field, html, Loading, Notice, Page, Select, Switch, toast, useEffect, useFetched, useMessages, useRef, useState } from "../ui.js";
 
 const t = texts({
@@ -79,7 +79,7 @@ function Loudness({ address }) {
   return html`<div class="loudness">
     <div class="meter" ref=${meter} data-heard=${told ? "true" : undefined} data-open=${told && told.dbfs > told.floor + 6} role="meter" aria-label=${t("level")} aria-valuemin=${LOWEST} aria-valuemax="0" aria-valuenow=${told ? Math.round(told.dbfs) : LOWEST} aria-valuetext=${reading ?? t("opening")}><span class="bar"></span><span class="peak"></span><span class="floor"></span></div>
     <p class="hint numeric">${reading ?? t("opening")}</p>
-    <p class=${`clap ${clapped ? "heard" : ""}`} role="status"><span class="mark" aria-hidden="true">${clapped ? "✓" : "👏"}</span> <strong>${t(clapped ? "clapped" : "clap")}</strong>${!clapped && html` <span class="muted">${t("clapAbout")}</span>`}</p>
+    <p class=${`clap ${clapped ? "heard" : ""}`} role="status"><span class=${clapped ? "mark" : "pulse"} aria-hidden="true">${clapped && "✓"}</span> <strong>${t(clapped ? "clapped" : "clap")}</strong>${!clapped && html` <span class="muted">${t("clapAbout")}</span>`}</p>
   </div>`;
 }
 
@@ -89,8 +89,10 @@ function Microphone({ set_up, choice, change, guided }) {
   const rooms = set_up.rooms;
   const chosen = list?.microphones.find((one) => one.address === choice.source);
   const current = rooms.find((room) => room.id === choice.room);
-  const used = chosen?.room ?? (choice.source === "default" ? list?.microphones.find((one) => one.default)?.room : null);
-  const options = [["default", t("defaultMic"), list?.microphones.find((one) => one.default)], ...(list?.microphones ?? []).map((one) => [one.address, one.name, one])];
+  const asItIs = current?.source === choice.source && current.online; // what the room hears, whatever that is
+  const used = asItIs ? current.id : chosen?.room ?? (choice.source === "default" ? list?.microphones.find((one) => one.default)?.room : null);
+  const other = current && current.source !== "default" && !list?.microphones.some((one) => one.address === current.source) ? [[current.source, current.source, null]] : [];
+  const options = [...other, ["default", t("defaultMic"), list?.microphones.find((one) => one.default)], ...(list?.microphones ?? []).map((one) => [one.address, one.name, one])];
   return html`
     ${set_up.fixed_rooms && html`<${Notice} kind="warning">${t("fixedRooms")}<//>`}
     ${!guided && html`<${Select} label=${t("room")} value=${choice.room} options=${[...rooms.map((room) => [room.id, room.name ?? room.id]), [NEW, t("newRoom")]]}
@@ -100,10 +102,10 @@ function Microphone({ set_up, choice, change, guided }) {
     ${error && html`<${Failure} error=${error} again=${again} />`}
     ${!list && !error && html`<${Loading} />`}
     ${list?.problem && html`<${Notice} kind="bad" title=${t("microphoneNone")} action=${html`<${Button} onClick=${again}>${t("lookAgain")}<//>`}><span lang="en">${list.problem}</span><//>`}
-    ${list && !list.problem && html`<fieldset class="choices"><legend>${t("microphone")}</legend>
+    ${list && (!list.problem || asItIs) && html`${!list.problem && html`<fieldset class="choices"><legend>${t("microphone")}</legend>
       ${options.map(([address, name, one]) => html`<label class="choice" key=${address}><input type="radio" name="microphone" value=${address} checked=${choice.source === address} onChange=${() => change({ source: address })} />
         <span><b>${name}</b>${address === "default" && one && html` <span class="muted">${one.name}</span>`}${address !== "default" && one?.room && html` <${Badge} kind="accent">${t("hears", { room: rooms.find((room) => room.id === one.room)?.name ?? one.room })}<//>`}</span></label>`)}
-    </fieldset>
+    </fieldset>`}
     ${listening ? html`<${Loudness} key=${`${choice.source} ${used}`} address=${used ? `room:${used}` : choice.source} />` : html`<div><${Button} onClick=${() => listen(true)}>${t("check")}<//></div>`}`}`;
 }
 
@@ -214,7 +216,7 @@ const choiceOf = (set_up, id) => {
   const room = set_up.rooms.find((one) => one.id === id) ?? set_up.rooms[0];
   const { kind, host, port, username, tls } = set_up.broker;
   return {
-    room: room?.id ?? "home", name: room?.name ?? "", source: room && !set_up.fixed_rooms ? room.source : "default", ignore: set_up.sounds.filter((one) => !one.told).map((one) => one.event_type),
+    room: room?.id ?? "home", name: room?.name ?? "", source: room?.source ?? "default", ignore: set_up.sounds.filter((one) => !one.told).map((one) => one.event_type),
     broker: { kind, host: kind === "own" ? host : "", port: kind === "page" ? 1883 : port, username: username ?? "", password: "", tls, supervisor: false }, privacy: set_up.privacy,
   };
 };
@@ -286,7 +288,7 @@ function Guide({ set_up, again }) {
   };
   const Part = PARTS[step];
   const last = step === "privacy";
-  return html`<${Page} title=${t(set_up.file.exists ? "guide" : "welcome")} lead=${t("step", { n: at + 1 })} actions=${html`<a class="button quiet" href=${set_up.file.exists ? "#/setup" : "#/now"}>${t("skip")}</a>`}>
+  return html`<${Page} title=${t(set_up.file.exists ? "guide" : "welcome")} lead=${t("step", { n: at + 1 })} actions=${step !== "testAlert" && html`<a class="button quiet" href=${set_up.file.exists ? "#/setup" : "#/now"}>${t("skip")}</a>`}>
     <ol class="progress" aria-hidden="true">${STEPS.map((one, place) => html`<li class=${place < at ? "past" : place === at ? "here" : ""}><span>${t(one)}</span></li>`)}</ol>
     ${at === 0 && html`<${Banners} set_up=${set_up} />`}
     <section class="card guide" aria-labelledby="guide-step">
