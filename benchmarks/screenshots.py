@@ -111,6 +111,8 @@ async def pictures(browser: Browser, url: str, language: str, options: argparse.
     for name in options.only:
         path = "ask/practice" if name == "practice" else name
         await page.goto(f"{url}#/{path}")
+        await page.locator("main h1").wait_for()
+        await page.locator(".loading").wait_for(state="hidden")
         await page.wait_for_timeout(6000 if name == "now" else 2500)
         await shown(page, options.to / f"{name}-{language}{suffix}.png")
     await context.close()

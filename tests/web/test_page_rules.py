@@ -48,7 +48,10 @@ async def test_rules_are_sentences_with_what_became_of_them(here: House, page: P
     await expect(page).to_have_title("Rules · Kikimimi")
     card = page.get_by_role("region", name="smoke alarm to the phone")
     await expect(card.locator(".sentence")).to_have_text(
-        re.compile(r"When Smoke alarm or Carbon monoxide alarm starts → send .*label.* to house/alarm \(then not again for 5 sec\)")
+        re.compile(
+            r"When Smoke alarm or Carbon monoxide alarm starts → "
+            r"send .*label.* to house/alarm \(then not again for 5 sec\)"
+        )
     )
     await expect(page.locator(".sentence").nth(1)).to_have_text(
         re.compile(r"When Barking dog lasts 2 min between 22:00 and 06:00 → say “Quiet!” everywhere")
