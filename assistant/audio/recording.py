@@ -48,7 +48,7 @@ def decoded(content: bytes, name: str, *, longest: float) -> Samples:
         if time.monotonic() > until:
             raise SourceError(f"{shown}: cannot be decoded within {PATIENCE:.0f} s; remedy: convert it to WAV")
     pieces.append(converter.flush())
-    samples = np.concatenate(pieces)
+    samples = np.clip(np.concatenate(pieces), -1.0, 1.0)  # a resampler swings over a little
     if seconds(len(samples)) < 0.1:
         raise SourceError(f"{shown}: holds no audio, or less than 0.1 s; remedy: record or copy it again")
     return frozen(samples)
