@@ -1124,17 +1124,20 @@ class Daemon:
 
         file = ConfigurationFile((self._config.file or places()[0]).absolute(), self.state / "configurations")
         changes = Changes(self, file)
-        rules = Ruling(
-            changes,
-            lambda: RulesNow(self._rules, _names([ear.room for ear in self._ears]), self.restart_keys),
-            self.state,
-        )
+
+        def taught() -> dict[str, str]:
+            return {sound.name: sound.title for sound in self._hearing.taught}
+
+        def rules_now() -> RulesNow:
+            return RulesNow(self._rules, _names([ear.room for ear in self._ears]), self.restart_keys, taught())
+
+        rules = Ruling(changes, rules_now, self.state)
 
         def now() -> Now:
             mqtt = self._outputs.get("mqtt")
             settings = mqtt.settings if isinstance(mqtt, Mqtt) else None
             connected = mqtt is not None and mqtt.connected.is_set()
-            return Now(self._ears, settings, connected, self.given_broker, self.restart)
+            return Now(self._ears, settings, connected, self.given_broker, self.restart, taught())
 
         return rules, SettingUp(changes, now, self.command, rules.file_state, self.state)
 

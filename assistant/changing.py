@@ -77,6 +77,8 @@ class Changes:
         """
 
         def write(before: Text) -> str:
+            if before.digest != digest:
+                raise self.file.changed_meanwhile()
             text = rewrite(before.text)
             self.household.check(parse(text, self.path))
             return self.file.write(text, digest, what)
@@ -89,6 +91,8 @@ class Changes:
         """Go back to a former version of the file. Raises `AssistantError`; then nothing has changed."""
 
         def restore() -> str:
+            if before.digest != digest:
+                raise self.file.changed_meanwhile()
             content = self.file.version(version)
             self.household.check(parse((content or b"").decode("utf-8-sig", "replace"), self.path))
             return self.file.restore(version, digest)

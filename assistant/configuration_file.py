@@ -126,6 +126,12 @@ class ConfigurationFile:
             return f"{self.path} has another owner than this daemon, which it would lose; remedy: chown it"
         return None
 
+    def changed_meanwhile(self) -> ChangedMeanwhileError:
+        """What is told to somebody who saw another text than stands there now."""
+        return ChangedMeanwhileError(
+            f"{self.path} was changed by somebody else meanwhile; remedy: look at it again, then change it"
+        )
+
     # how it is done
 
     def _real(self) -> Path:
@@ -146,9 +152,7 @@ class ConfigurationFile:
 
     def _change(self, before: bytes | None, after: bytes | None, digest: str, what: str) -> str:
         if _digest(before) != digest:
-            raise ChangedMeanwhileError(
-                f"{self.path} was changed by somebody else meanwhile; remedy: look at it again, then change it"
-            )
+            raise self.changed_meanwhile()
         if before == after:
             return digest
         if after is not None and len(after) > SIZE_LIMIT:

@@ -51,6 +51,7 @@ class RulesNow:
     rules: Rules
     rooms: Mapping[str, str]  # names by id
     restart: Sequence[str]  # keys that wait for a restart
+    taught: Mapping[str, str]  # titles of taught sounds by event type
 
 
 class Ruling:
@@ -123,7 +124,8 @@ class Ruling:
                 for number, (name, rule) in enumerate(zip(names_of(config.rules), config.rules, strict=True), 1)
             ],
             rooms=dict(now.rooms),
-            event_types=[*table.groups, OTHER],
+            event_types=[*dict.fromkeys([*table.groups, *now.taught, OTHER])],
+            taught=dict(now.taught),
             transcripts=self._config.privacy.transcripts,
         )
 

@@ -54,6 +54,7 @@ LISTED_WITHIN = 15.0  # seconds for the list of microphones
 ARRIVES_WITHIN = 10.0  # seconds for a test alert
 TRIED_WITHIN = 30.0  # seconds for a broker
 LAST = SAMPLE_RATE  # samples of a room that its level is made of, at most
+HOST_MISSING = "the host of the broker is missing; remedy: its name or address"
 ROOM = "room:"  # in an address: what a room hears
 Keys = dict[tuple[str | int, ...], Value | Gone]
 
@@ -67,6 +68,7 @@ class Now:
     connected: bool
     given_broker: bool  # on the command line
     restart: Callable[[], None] | None  # has the daemon start anew
+    taught: Mapping[str, str]  # titles of taught sounds by event type
 
 
 @dataclass(slots=True)
@@ -109,8 +111,11 @@ class SettingUp:
             fixed_rooms={(ear.room.id, ear.room.address) for ear in now.ears}
             != {(room.id, room.address) for room in rooms_of(followed, [])},
             sounds=[
-                SoundChoice(event_type=name, alert=group.alert, told=name not in config.sounds.ignore)
-                for name, group in table.groups.items()
+                SoundChoice(event_type=name, title=title, alert=alert, told=name not in config.sounds.ignore)
+                for name, (title, alert) in {
+                    **{name: (title, False) for name, title in now.taught.items()},
+                    **{name: (None, group.alert) for name, group in table.groups.items()},
+                }.items()
             ],
             broker=_broker_state(config, now),
             discovery=config.homeassistant.discovery,
@@ -223,6 +228,8 @@ class SettingUp:
         if wanted.supervisor:
             login = await broker_search.supervisor()
             wanted = _as_told(wanted, login)
+        if not wanted.host:
+            raise ConfigurationError(HOST_MISSING)
         password = None if wanted.password is None else wanted.password or None
         same = _is_same(wanted, config.mqtt)
         if wanted.password is None and same:
@@ -325,6 +332,8 @@ class SettingUp:
 
     async def _own_broker_keys(self, wanted: BrokerWanted, config: Config, made: list[Path]) -> Keys:
         mqtt = config.mqtt
+        if not wanted.host:
+            raise ConfigurationError(HOST_MISSING)
         if _is_same(wanted, mqtt) and wanted.password is None:
             return {}
         has_password = mqtt.password is not None or mqtt.password_file is not None

@@ -323,7 +323,11 @@ def home_of(
             for name, group in table.groups.items()
             if name not in config.sounds.ignore
         )
-        + tuple(SoundType(sound.name, sound.title) for sound in taught if sound.name not in table.groups),
+        + tuple(
+            SoundType(sound.name, sound.title)
+            for sound in taught
+            if sound.name not in {*table.groups, *config.sounds.ignore}
+        ),
         transcripts=config.privacy.transcripts,
         url=config.web.public_url if config.web.enabled else None,
         listening=switches.own(None),

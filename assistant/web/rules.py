@@ -89,6 +89,7 @@ class RuleBook(BaseModel):
     rules: list[RuleState]
     rooms: dict[str, str] = Field(description="names by id")
     event_types: list[str]
+    taught: dict[str, str] = Field(description="titles of taught sounds by event type")
     transcripts: bool = Field(description="what was said is in the history")
 
 
@@ -191,7 +192,11 @@ class RuleService(Protocol):
 
 
 Number = Annotated[int, Path(ge=1, le=10_000, description="of a rule in the file, from 1")]
-UNKNOWN: dict[int | str, dict[str, Any]] = {**REFUSALS, 409: {"description": "there is no such rule, or as above"}}
+UNKNOWN: dict[int | str, dict[str, Any]] = {
+    **REFUSALS,
+    404: {"description": "this is not the number of a rule"},
+    409: {"description": "there is no such rule, or as above"},
+}
 
 
 def routes(service: RuleService) -> APIRouter:
@@ -214,15 +219,15 @@ def routes(service: RuleService) -> APIRouter:
     async def add(rule: Saved) -> Done:
         return await service.save_rule(None, rule.text, rule.digest)
 
-    @router.put("/{number}", summary="Change a rule", responses=UNKNOWN)
+    @router.put("/{number:int}", summary="Change a rule", responses=UNKNOWN)
     async def change(number: Number, rule: Saved) -> Done:
         return await service.save_rule(number, rule.text, rule.digest)
 
-    @router.delete("/{number}", summary="Remove a rule", responses=UNKNOWN)
+    @router.delete("/{number:int}", summary="Remove a rule", responses=UNKNOWN)
     async def remove(number: Number, digest: Digest) -> Done:
         return await service.remove_rule(number, digest)
 
-    @router.put("/{number}/enabled", summary="Let a rule act or rest", responses=UNKNOWN)
+    @router.put("/{number:int}/enabled", summary="Let a rule act or rest", responses=UNKNOWN)
     async def switch(number: Number, switched: Switched) -> Done:
         return await service.switch_rule(number, on=switched.on, digest=switched.digest)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Mapping
-from typing import Annotated, Any, Literal, Protocol, Self
+from typing import Annotated, Any, Literal, Protocol
 
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field, StrictBool, model_validator
+from pydantic import BaseModel, Field, StrictBool
 
 from assistant.web.configuration import REFUSALS, Digest, Done, FileState
 
@@ -30,6 +30,7 @@ class SoundChoice(BaseModel):
     """An event type."""
 
     event_type: str
+    title: str | None = Field(description="of a taught sound")
     alert: bool = Field(description="somebody must hear about it")
     told: bool = Field(description="false: it is ignored")
 
@@ -120,12 +121,6 @@ class BrokerWanted(BaseModel):
     tls: StrictBool = False
     supervisor: StrictBool = Field(default=False, description="host, user and password as the Supervisor tells them")
 
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        if self.kind == "own" and not self.host and not self.supervisor:
-            raise ValueError("the host is missing; remedy: its name or address")
-        return self
-
 
 class MicrophoneWanted(BaseModel):
     """What is to hear a room."""
@@ -201,7 +196,7 @@ class SetUpService(Protocol):
 
 
 EVENTS: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "one `data:` line for each"}
+    200: {"content": {"text/event-stream": {}}, "description": "one `data:` line for each"}
 }
 
 

@@ -39,6 +39,9 @@ const t = texts({
   },
 });
 
+export const titles = {}; // of taught sounds, by event type
+export const nameOf = (type) => soundName(type, titles[type]);
+
 const b = (text) => html`<b>${text}</b>`;
 const code = (text) => html`<code>${text.length > 90 ? `${text.slice(0, 90)}…` : text}</code>`;
 
@@ -66,7 +69,7 @@ function subject(when) {
   const said = [...(when.speech ?? []).filter((one) => one !== "any").map((text) => t("quoted", { text })), ...(when.exactly ?? []).map((text) => t("exactly", { text })), ...(when.regex ? [t("like", { text: when.regex })] : [])];
   if (said.length) return or.format(said);
   if (when.speech) return t("anything");
-  const sounds = !when.sound || when.sound.includes("any") ? t("any") : or.format(when.sound.map((type) => (type === "other" ? t("other") : soundName(type))));
+  const sounds = !when.sound || when.sound.includes("any") ? t("any") : or.format(when.sound.map((type) => (type === "other" ? t("other") : nameOf(type))));
   return when.label ? t("labelled", { sounds, labels: or.format(when.label.map((text) => t("quoted", { text }))) }) : sounds;
 }
 

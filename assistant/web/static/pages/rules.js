@@ -2,8 +2,7 @@
 
 import { api } from "../api.js";
 import { dayOf, texts, timeOf } from "../i18n.js";
-import { dayName, deed, outcome, Sentence } from "../rule_words.js";
-import { soundName } from "../words.js";
+import { dayName, deed, nameOf, outcome, Sentence, titles } from "../rule_words.js";
 import { Badge, Button, Card, Confirm, Empty, failed, Failure, Field, html, Loading, Notice, Page, Select, Switch, toast, useEffect, useFetched, useMessages, useRef, useState } from "../ui.js";
 
 const t = texts({
@@ -50,7 +49,7 @@ const what = (version) => t(version.what === "undo" ? "undo-done" : version.what
 function Firings({ result, rooms }) {
   return html`<ol class="firings">${result.firings.slice(0, 10).map((one, place) => html`<li key=${place}>
     <span class="numeric">${dayOf(one.time)} ${timeOf(one.time)}</span>
-    <span>${one.event_id ? html`<a href=${`#/events/${one.event_id}`}>${soundName(one.event_type)}, ${rooms[one.room] ?? one.room}</a>` : t("absent")}</span>
+    <span>${one.event_id ? html`<a href=${`#/events/${one.event_id}`}>${nameOf(one.event_type)}, ${rooms[one.room] ?? one.room}</a>` : t("absent")}</span>
     <span class="deeds">${one.deeds.map((each) => html`<span>${deed(each, rooms)}</span>`)}</span></li>`)}</ol>`;
 }
 
@@ -84,7 +83,7 @@ function Evaluations({ rule, rooms }) {
     ${rule.evaluations.length === 0 && html`<p class="muted">${t("whyNone")}</p>`}
     <ol>${rule.evaluations.map((one, place) => html`<li key=${place} class=${one.outcome}>
       <span class="numeric">${dayOf(one.time)} ${timeOf(one.time)}</span>
-      <span>${one.event_id ? html`<a href=${`#/events/${one.event_id}`}>${soundName(one.event_type)}, ${rooms[one.room] ?? one.room}</a>` : t("absent")}</span>
+      <span>${one.event_id ? html`<a href=${`#/events/${one.event_id}`}>${nameOf(one.event_type)}, ${rooms[one.room] ?? one.room}</a>` : t("absent")}</span>
       <span>${one.outcome === "fired" ? html`<${Badge} kind="good">${outcome(one, rooms)}<//>` : outcome(one, rooms)}</span></li>`)}</ol></details>`;
 }
 
@@ -226,7 +225,7 @@ function Form({ form, book, change }) {
     <${Text} label=${t("name")} hint=${t("nameAbout")} value=${form.name} change=${(name) => set({ name })} maxlength="200" />
     <fieldset class="chips"><legend>${t("what")}</legend><div class="row">${["sound", "speech"].map((kind) => html`<button type="button" class="chip" aria-pressed=${form.kind === kind} onClick=${() => set({ kind, how: kind === "speech" && form.how !== "times" && form.how !== "absent_" ? "starts" : form.how })}>${t(kind)}</button>`)}</div></fieldset>
     ${spoken && html`<${Field} label=${t("phrase")} hint=${t("phraseAbout")}>${(id, about) => html`<textarea id=${id} aria-describedby=${about} rows="3" value=${form.phrases} onInput=${(event) => set({ phrases: event.target.value })} />`}<//>`}
-    ${!spoken && html`<${Chips} legend=${t("sounds")} none=${t("anySound")} items=${types.map((type) => [type, soundName(type)])} chosen=${form.sounds} change=${(sounds) => set({ sounds })} />`}
+    ${!spoken && html`<${Chips} legend=${t("sounds")} none=${t("anySound")} items=${types.map((type) => [type, nameOf(type)])} chosen=${form.sounds} change=${(sounds) => set({ sounds })} />`}
     ${Object.keys(book.rooms).length > 0 && html`<${Chips} legend=${t("rooms")} none=${t("anyRoom")} items=${Object.entries(book.rooms)} chosen=${form.rooms} change=${(rooms) => set({ rooms })} />`}
     <${Select} label=${t("happens")} value=${form.how} options=${(spoken ? ["starts", "times", "absent_"] : ["starts", "lasts", "ends", "times", "absent_"]).map((key) => [key, t(key)])} change=${(how) => set({ how })} />
     ${form.how === "times" && html`<${Text} label=${t("count")} type="number" min="2" max="1000" value=${form.count} change=${(count) => set({ count: Math.max(1, Number(count) || 1) })} />`}
@@ -366,6 +365,7 @@ export default function Rules({ rest }) {
   useMessages("rooms", soon);
   useEffect(() => () => clearTimeout(timer.current), []);
   if (!book) return html`<${Page} title=${t("title")} lead=${t("lead")}>${error ? html`<${Failure} error=${error} again=${again} />` : html`<${Loading} />`}<//>`;
+  Object.assign(titles, book.taught);
   if (rest[0] === "new") return html`<${Editor} key="new" book=${book} changed=${again} />`;
   // The rule that is being edited stays the one that was opened, whatever becomes of the file.
   if (opened.current.place !== rest[0]) opened.current = { place: rest[0], rule: book.rules.find((one) => String(one.number) === rest[0]) };

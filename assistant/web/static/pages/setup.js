@@ -115,7 +115,7 @@ function Sounds({ set_up, choice, change }) {
   const off = new Set(choice.ignore);
   const turn = (type) => change({ ignore: off.has(type) ? choice.ignore.filter((one) => one !== type) : [...choice.ignore, type] });
   const quiet = LIFE.filter((type) => off.has(type));
-  const cards = (alert) => html`<fieldset class="sound-cards"><legend>${t(alert ? "alerts" : "others")}</legend><div class="cards">${set_up.sounds.filter((one) => one.alert === alert).map(({ event_type: type }) => html`<button type="button" class="sound-card" key=${type} aria-pressed=${!off.has(type)} onClick=${() => turn(type)}><span>${soundName(type)}</span><span class="mark" aria-hidden="true">${off.has(type) ? "" : "✓"}</span></button>`)}</div></fieldset>`;
+  const cards = (alert) => html`<fieldset class="sound-cards"><legend>${t(alert ? "alerts" : "others")}</legend><div class="cards">${set_up.sounds.filter((one) => one.alert === alert).map(({ event_type: type, title }) => html`<button type="button" class="sound-card" key=${type} aria-pressed=${!off.has(type)} onClick=${() => turn(type)}><span>${soundName(type, title ?? "")}</span><span class="mark" aria-hidden="true">${off.has(type) ? "" : "✓"}</span></button>`)}</div></fieldset>`;
   return html`<p class="muted" role="status">${t("told", { n: number(set_up.sounds.length - set_up.sounds.filter((one) => off.has(one.event_type)).length), all: number(set_up.sounds.length) })}</p>
     ${quiet.length > 0 && html`<${Notice} kind="warning">${t("smokeOff", { names: quiet.map((type) => soundName(type)).join(", ") })}<//>`}
     ${cards(true)}${cards(false)}
