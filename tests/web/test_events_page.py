@@ -334,14 +334,14 @@ async def test_japanese_on_a_dark_phone(house: Make, browser: Browser, tmp_path:
         state_of(here) / "history.db",
         [
             raised(sound(event_type="smoke_alarm", score=0.9, duration=12.0), timedelta(minutes=5)),
-            raised(sound(event_type="taught_kettle"), timedelta(minutes=6)),
+            raised(sound(event_type="kettle", label="やかん"), timedelta(minutes=6)),
         ],
     )
     here.start()
     async for page in watched(browser, **PHONE):
         await page.goto(f"{here.url}#/events")
         await expect(page.get_by_role("article", name="台所で火災警報器の音が聞こえました")).to_contain_text("12秒")
-        await expect(page.get_by_role("article", name="台所でtaught kettleが聞こえました")).to_be_visible()
+        await expect(page.get_by_role("article", name="台所でやかんが聞こえました")).to_be_visible()
         assert await page.evaluate("document.documentElement.scrollWidth") <= 390
         assert not await serious(page)
 
