@@ -1,14 +1,15 @@
 """How well sounds are taught: four examples each, held-out clips, false alarms over the long recordings.
 
-    python benchmarks/teach.py RECORDINGS YAMNET.tflite [--classes worst|other|own] [--draws N] [--house half|other|none]
+    python benchmarks/teach.py RECORDINGS YAMNET.tflite [--classes worst|other|own] [--house half|other|none]
 
 RECORDINGS as for sounds.py. Classes are the first labels of the clips. `worst` (reported): of those with five clips or
 more the eight that the daemon finds least by itself. `other`: the rest of these, and those with four clips; everything
 in teaching.py was chosen with them. `own`: one's own thing, eight sounds of which there is one clip; examples and
-tests are that clip in rooms of their own. Examples are drawn at random with the seed N of the draw, four, or all but
-one. What the house has heard before is the first half of each long recording, and false alarms are counted in its
-second half; with `--house other` it is the other recording, another house, and with `none` nothing. A false alarm is a
-sound that began where nothing of that class was playing, there or in clips of other classes. Ends in one JSON line.
+tests are that clip in rooms of their own. Examples are drawn at random with the number of the draw (`--draws`) as
+seed: four, or all but one. What the house has heard before is the first half of each long recording, and false alarms
+are counted in its second half; with `--house other` it is the other recording, another house, and with `none` nothing.
+A false alarm is a sound that began where nothing of that class was playing, there or in clips of other classes. Ends
+in one JSON line.
 """
 
 from __future__ import annotations

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Protocol
+from collections.abc import Awaitable, Sequence
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 from fastapi import APIRouter, Body, Path, Query
 from pydantic import BaseModel, Field
+
+from assistant.errors import AssistantError, ConfigurationError
+
+T = TypeVar("T")
 
 LONGEST_RECORDING = 8.0  # seconds
 Score = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -140,6 +144,14 @@ GONE: dict[int | str, dict[str, Any]] = {
 }
 
 
+async def _done(doing: Awaitable[T]) -> T:
+    """What comes of it. A mistake that no description of a body can hold is answered 409, as what cannot be done."""
+    try:
+        return await doing
+    except ConfigurationError as error:
+        raise AssistantError(str(error)) from error
+
+
 def routes(service: TeachService) -> APIRouter:
     """`/api/teach`."""
     router = APIRouter(prefix="/api/teach", tags=["teach"])
@@ -158,7 +170,7 @@ def routes(service: TeachService) -> APIRouter:
 
     @router.post("/drafts", summary="Begin to teach a sound", status_code=201, responses=GONE)
     async def begin(new: NewDraft) -> DraftState:
-        return await service.begin(new.title, new.name)
+        return await _done(service.begin(new.title, new.name))
 
     @router.get("/drafts/{draft}", summary="A draft", responses=GONE)
     async def draft(draft: Draft) -> DraftState:
@@ -179,7 +191,7 @@ def routes(service: TeachService) -> APIRouter:
         content: Annotated[bytes, Body(media_type="application/octet-stream", min_length=1)],
         title: Annotated[str, Query(min_length=1, max_length=200)] = "recording",
     ) -> DraftState:
-        return await service.add_file(draft, title, content)
+        return await _done(service.add_file(draft, title, content))
 
     @router.post(
         "/drafts/{draft}/recordings",
@@ -188,11 +200,11 @@ def routes(service: TeachService) -> APIRouter:
         responses=GONE,
     )
     async def add_recording(draft: Draft, wanted: FromRoom) -> DraftState:
-        return await service.add_recording(draft, wanted.room, wanted.seconds)
+        return await _done(service.add_recording(draft, wanted.room, wanted.seconds))
 
     @router.post("/drafts/{draft}/clips", summary="One more example: the recording of a past event", responses=GONE)
     async def add_clip(draft: Draft, wanted: FromEvent) -> DraftState:
-        return await service.add_clip(draft, wanted.event)
+        return await _done(service.add_clip(draft, wanted.event))
 
     @router.delete("/drafts/{draft}/examples/{number}", summary="Drop an example", responses=GONE)
     async def drop(draft: Draft, number: Annotated[int, Path(ge=1, le=1_000_000)]) -> DraftState:
@@ -202,6 +214,6 @@ def routes(service: TeachService) -> APIRouter:
         "/drafts/{draft}/save", summary="Keep a draft: from now on it is heard", status_code=201, responses=GONE
     )
     async def save(draft: Draft) -> TaughtState:
-        return await service.save(draft)
+        return await _done(service.save(draft))
 
     return router

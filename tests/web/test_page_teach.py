@@ -97,7 +97,7 @@ async def test_a_room_is_recorded_and_what_does_not_fit_is_shown(
 
 
 async def test_names_that_are_taken_are_refused_with_the_remedy(house: Make, page: Page, kitchen: Path) -> None:
-    page.excused += ["422", "Failed to load resource"]  # type: ignore[attr-defined]
+    page.excused += ["409", "Failed to load resource"]  # type: ignore[attr-defined]
     here = house().start("--source", f"kitchen={kitchen}")
     await page.goto(f"{here.url}#/teach/new")
     await page.get_by_label("What is it called?").fill("Doorbell")
