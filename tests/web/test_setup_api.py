@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import stat
@@ -14,8 +15,9 @@ from typing import Any
 import pytest
 import soundfile
 from houses import House
-from outputs.brokers import Mosquitto, Subscriber, free_port
+from outputs.brokers import Mosquitto, Subscriber, free_port, until
 from outputs.certificates import Authority
+from supervisor import Supervisor
 
 from assistant.events import SAMPLE_RATE
 from assistant.synthesis import noise
@@ -161,6 +163,27 @@ def test_a_broker_is_saved_and_used_after_a_new_start(
     assert here.config.read_bytes() == before
     everything = json.dumps([set_up(here), here.call("GET", "configuration")[1]]) + here.log.read_text()
     assert "correct horse" not in everything
+
+
+async def test_a_supervisor_sees_one_process_that_reloads(house: Make, quiet: Path) -> None:
+    supervisor = Supervisor()
+    here = house()
+    here.environment = supervisor.environment
+    try:
+        await asyncio.to_thread(here.start, "--source", f"kitchen={quiet}")
+        await until(lambda: supervisor.lines("READY=1"), 60)
+        pid, began = here.pid, time.monotonic()
+        digest = (await asyncio.to_thread(set_up, here))["file"]["digest"]
+        assert (await asyncio.to_thread(here.call, "POST", "setup/restart", {"digest": digest}))[0] == 202
+        await until(lambda: supervisor.lines("READY=1", since=began), 60)
+        assert supervisor.lines("RELOADING=1", since=began)
+        assert not supervisor.lines("STOPPING=1")
+        assert here.pid == pid
+        await asyncio.to_thread(here.served)
+        await asyncio.to_thread(here.stop)
+        assert supervisor.lines("STOPPING=1")
+    finally:
+        supervisor.close()
 
 
 def test_privacy_is_followed_at_once_and_a_broker_for_the_network_needs_a_password(house: Make, quiet: Path) -> None:
