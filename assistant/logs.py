@@ -18,6 +18,7 @@ def set_up(form: Form | None, *, verbose: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter(form or ("journal" if "JOURNAL_STREAM" in os.environ else "text")))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("zeroconf").setLevel(logging.ERROR)  # it warns, with a traceback, of each network it cannot reach
     logging.getLogger("assistant").setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
