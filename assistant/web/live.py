@@ -6,7 +6,6 @@ WebSockets, not server-sent events: browsers open at most six of those to one ho
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +20,6 @@ from assistant.events import (
     HealthMeasured,
     LevelMeasured,
     ListeningChanged,
-    Pictured,
     ProblemChanged,
     Publish,
     RoomChanged,
@@ -40,7 +38,6 @@ WAITING = 500  # messages to one page; then the oldest is shed and counted
 SAID_LIMIT = 4_096  # characters of what a page says
 TAKES_WITHIN = 15.0  # seconds for a page to take a message
 GOING_AWAY, TOO_MANY, NOT_UNDERSTOOD = 1001, 1013, 1008
-ROOM_FACTS = RoomChanged | ProblemChanged | SensitivityChanged
 
 
 def message_of(fact: Fact | Publish) -> dict[str, Any] | None:
@@ -52,8 +49,6 @@ def message_of(fact: Fact | Publish) -> dict[str, Any] | None:
             return {"type": "level", "room": fact.room, "dbfs": fact.dbfs, "floor": fact.floor, "peak": fact.peak}
         case ClipSettled():
             return {"type": "clip", "room": fact.room, "id": fact.id, "clip": fact.clip, "reason": fact.reason}
-        case Pictured():
-            return {"type": "picture", "room": fact.room, "png": base64.b64encode(fact.png).decode()}
         case HealthMeasured():
             return {"type": "health", "figures": dict(fact.figures)}
     return None
