@@ -41,21 +41,14 @@ async def probe(settings: MqttSettings) -> AsyncGenerator[Step]:
         yield step
         if not step.works:
             return
-    arrived: asyncio.Queue[Arrived] = asyncio.Queue(10)
-
-    def received(message: Arrived) -> None:
-        with contextlib.suppress(asyncio.QueueFull):
-            arrived.put_nowait(message)
-
-    connector = Connector(settings, f"kikimimi-probe-{secrets.token_hex(4)}")
     try:
-        link = await connector.open(None, received)
+        link, protocol, arrived = await _linked(settings)
     except LinkError as error:
         yield Step("login", False, str(error))
         return
     try:
         user = f"as {settings.username!r}" if settings.username else "without a user name"
-        yield Step("login", True, f"{user}, MQTT {PROTOCOL_NAMES[connector.protocol]}")
+        yield Step("login", True, f"{user}, MQTT {PROTOCOL_NAMES[protocol]}")
         async for step in _spoken(link, settings, arrived):
             yield step
     finally:
@@ -109,6 +102,19 @@ async def _closed(writer: asyncio.StreamWriter) -> None:
             await writer.wait_closed()
 
 
+async def _linked(settings: MqttSettings) -> tuple[Link, int, asyncio.Queue[Arrived]]:
+    """A connection of a client of its own, its protocol, and what arrives there. Raises `LinkError`."""
+    arrived: asyncio.Queue[Arrived] = asyncio.Queue(100)
+
+    def received(message: Arrived) -> None:
+        with contextlib.suppress(asyncio.QueueFull):  # a flood: ours is missed, and that is told
+            arrived.put_nowait(message)
+
+    connector = Connector(settings, f"kikimimi-probe-{secrets.token_hex(4)}")
+    link = await connector.open(None, received)
+    return link, connector.protocol, arrived
+
+
 async def _spoken(link: Link, settings: MqttSettings, arrived: asyncio.Queue[Arrived]) -> AsyncGenerator[Step]:
     """Subscribe to a topic of our own, and hear our own message there."""
     topic, word = f"{settings.base_topic}/probe/{secrets.token_hex(4)}", secrets.token_hex(8)
@@ -145,15 +151,8 @@ async def handed_out(
     settings: MqttSettings, topic: str, send: Callable[[], None], is_it: Callable[[bytes], bool], seconds: float
 ) -> Step:
     """Whether a broker hands out, to somebody else, what `send` has us publish on `topic`."""
-    arrived: asyncio.Queue[Arrived] = asyncio.Queue(100)
-
-    def received(message: Arrived) -> None:
-        with contextlib.suppress(asyncio.QueueFull):
-            arrived.put_nowait(message)
-
-    connector = Connector(settings, f"kikimimi-probe-{secrets.token_hex(4)}")
     try:
-        link = await connector.open(None, received)
+        link, _, arrived = await _linked(settings)
     except LinkError as error:
         return Step("login", False, str(error))
     try:
