@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import Literal
 from pydantic import SecretStr
 
 from assistant.errors import AssistantError
+
+log = logging.getLogger(__name__)
 
 SERVICE = "_mqtt._tcp.local."
 LISTENS = 2.0  # seconds for answers from the network
@@ -48,7 +51,8 @@ async def search() -> list[Found]:
     if "SUPERVISOR_TOKEN" in os.environ:
         try:
             login = await supervisor()
-        except AssistantError:
+        except AssistantError as error:
+            log.info("set-up: %s", error)
             login = None
         if login is not None:
             found.append(Found("Home Assistant", login.host, login.port, "supervisor"))
