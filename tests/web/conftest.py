@@ -62,7 +62,10 @@ async def watched(browser: Browser, **options: Any) -> AsyncIterator[Page]:
     page.excused = excused  # type: ignore[attr-defined]
     hosts: set[str] = set()
     page.on("pageerror", lambda error: mistakes.append(f"{error.name}: {error.message}"))
-    page.on("console", lambda message: mistakes.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console",
+        lambda message: mistakes.append(f"{message.text} {message.location}") if message.type == "error" else None,
+    )
     page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname or ""))
     yield page
     await context.close()

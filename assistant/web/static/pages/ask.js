@@ -51,7 +51,10 @@ function Chats({ rest, abilities, answered }) {
   const [doomed, doom] = useState(null);
   const [kind, id] = rest;
   const current = kind === "chat" ? id : made;
-  const begin = () => { setMade(null); setRound(round + 1); };
+  const begin = () => { // on the way to #/ask, whose key makes a new chat; who is there already needs another key
+    setMade(null);
+    if (!kind) setRound(round + 1);
+  };
   const end = async (yes) => {
     doom(null);
     if (!yes) return;
