@@ -15,36 +15,31 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import platformdirs
 import soxr
-from pydantic import SecretStr
 from ulid import ULID
 
-from assistant import __version__, registry, secret_files
-from assistant.answering import answer_question, answer_rule, span_of_clip
+from assistant import __version__, registry
+from assistant.actions import Actions, Hands
+from assistant.answering import answer_question
 from assistant.arbitration import Arbiter
 from assistant.attention import Attention, Wake
-from assistant.audio.address import kind_of
 from assistant.choosing import Chooser
 from assistant.classroom import Classroom
 from assistant.clip_folder import SOUND, ClipFolder
 from assistant.clips import Clips
 from assistant.commanding import RoomCommands, Turns
-from assistant.config import check_reloaded, places, shipped
-from assistant.ears import PROBLEMS, SWITCHED_OFF, Ear
+from assistant.config import check_reloaded, places
+from assistant.ears import PROBLEMS, SWITCHED_OFF, Ear, figures_of, tell_losses
 from assistant.echo import Echo
 from assistant.errors import AssistantError, ModelError, VoiceError
 from assistant.events import (
     SAMPLE_RATE,
-    Action,
-    Ask,
     ClipSettled,
     Command,
     Event,
     Fact,
     HealthMeasured,
-    KeepClip,
     LevelMeasured,
     ListeningChanged,
-    Log,
     Pictured,
     Presence,
     Problem,
@@ -60,13 +55,22 @@ from assistant.events import (
     SetSensitivity,
     State,
     Transcript,
-    Webhook,
     frozen,
     iso,
     seconds,
     without_words,
 )
-from assistant.grammar import language_of
+from assistant.fittings import (
+    clips_of,
+    first_language,
+    intents_of,
+    known_languages,
+    names_of,
+    own_broker,
+    said_names,
+    speaker_of,
+    wyoming_server,
+)
 from assistant.handling import Handler
 from assistant.health import BOUNDS, Meter, Stages
 from assistant.history import History
@@ -75,7 +79,6 @@ from assistant.intents import Intents
 from assistant.judging import LIFE_SAFETY, House, Judging
 from assistant.lessons import Hearing, Lesson
 from assistant.metrics import Latencies, RoomFigures, Snapshot, exposition
-from assistant.outputs.broker import BrokerSettings, answers_mqtt, embedded_broker
 from assistant.outputs.jsonl import readable
 from assistant.outputs.mqtt import Mqtt, MqttSettings
 from assistant.outputs.speaking import Speaker, Speaking
@@ -99,9 +102,7 @@ from assistant.verdicts import Verdicts
 from assistant.voicing import Voices, voice_of
 from assistant.watching import Watchers
 from assistant.web.server import WebServer
-from assistant.wyoming_server import WyomingServer
-from assistant.wyoming_services import Conversation, Services
-from assistant.wyoming_services import Speaker as WyomingSpeaker
+from assistant.wyoming_services import Conversation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -133,8 +134,6 @@ DRAWINGS = 4  # pictures at once; an alert that lasts is drawn again when it end
 RELOADED = ("rooms", "devices", "rules", "privacy")  # of the configuration, while it runs
 HEARD_BY = ("address", "languages", "wake", "speaker")  # a room is heard anew when one of these changes
 TEST = "test"  # event type of an alert that nobody heard
-LOSS_TOLD = 1.0  # seconds of audio or speech lost since they were last told
-QUESTIONS = 16  # of rules that wait for the audio language model at once; more go without an answer
 
 
 class Output(Protocol):
@@ -205,7 +204,7 @@ class Daemon:
         self._rules = Rules(
             config.rules,
             transcripts=config.privacy.transcripts,
-            rooms=_names(rooms),
+            rooms=names_of(rooms),
             page=config.web.public_url,
         )
         self._switches = switches
@@ -240,16 +239,26 @@ class Daemon:
             transcripts=config.privacy.transcripts,
             choose=None if models.llm is None else Chooser(self._intents, models.llm).choose,
         )
+        self._actions = Actions(
+            Hands(
+                rules=lambda: self._rules,
+                llm=models.llm,
+                webhooks=self._webhooks,
+                tell=self._tell,
+                say=self._say,
+                keep_clip=self._keep_clip,
+                heard_in=self._heard_in,
+                transcripts=lambda: self._transcripts,
+            )
+        )
         self._wakeless = False  # wake words cannot be heard on this machine, which was told
         self._wyoming = wyoming_server(config, self) if config.wyoming.enabled else None
         self._drawing: set[asyncio.Task[None]] = set()
-        self._asking: set[asyncio.Task[None]] = set()
         self._group: asyncio.TaskGroup | None = None  # while it runs
         self._running = asyncio.Event()
         self._listening: dict[Ear, asyncio.Task[None]] = {}
-        self._hurried = False  # nothing is asked any more
         # Fourteen languages, the default, would cost 77 MB and 3 s: then each is compiled by its first command.
-        self._warm = _known_languages(config)
+        self._warm = known_languages(config)
         self._meter = Meter()
         self._stopping = asyncio.Event()
         self.state = platformdirs.user_state_path("kikimimi")  # where the history lies
@@ -293,9 +302,9 @@ class Daemon:
         config, later = self._followed(config)
         check_reloaded(config)
         rules = Rules(
-            config.rules, transcripts=config.privacy.transcripts, rooms=_names(rooms), page=config.web.public_url
+            config.rules, transcripts=config.privacy.transcripts, rooms=names_of(rooms), page=config.web.public_url
         )
-        same = config.devices == self._config.devices and _said_names(rooms) == _said_names(
+        same = config.devices == self._config.devices and said_names(rooms) == said_names(
             [ear.room for ear in self._ears]
         )
         intents = self._intents if same else intents_of(config, rooms)
@@ -335,7 +344,7 @@ class Daemon:
         self._intents = intents
         choose = None if self._models.llm is None else Chooser(intents, self._models.llm).choose
         self._handler.use(intents, transcripts=self._transcripts, choose=choose)
-        if fresh and _known_languages(self._config):
+        if fresh and known_languages(self._config):
             intents.warm_in_background()
 
     def _follow(self, room: Room, speaker: Speaker | None) -> None:
@@ -399,7 +408,7 @@ class Daemon:
                 self._begin(ear)
             self._running.set()
             await self._until_stopped()
-            await self._until_answered()
+            await self._actions.answered(self._stopping)
             self._group = None
             listening = list(self._listening.values())
             for output in self._outputs.values():
@@ -412,7 +421,7 @@ class Daemon:
             self._handler.close()
             if self._drawing:
                 await asyncio.wait(self._drawing, timeout=LEAST_DRAIN)
-            await self._last_answers(until - LEAST_DRAIN - time.monotonic())
+            await self._actions.close(until - LEAST_DRAIN - time.monotonic())
             if self._clips is not None:
                 await self._clips.stop(LAST_CLIPS)
             left = max(LEAST_DRAIN, until - time.monotonic())
@@ -442,25 +451,6 @@ class Daemon:
     def _begin(self, ear: Ear) -> None:
         if self._group is not None:
             self._listening[ear] = self._group.create_task(self._listen(ear), name=ear.room.id)
-
-    async def _until_answered(self) -> None:
-        """Wait for the questions of rules, which have deadlines of their own, unless asked to stop."""
-        stopping = asyncio.create_task(self._stopping.wait())
-        try:
-            while self._asking and not stopping.done():
-                await asyncio.wait({stopping, *self._asking}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stopping.cancel()
-
-    async def _last_answers(self, left: float) -> None:
-        """What rules still ask has `left` seconds; then they go on without an answer."""
-        if self._asking:
-            await asyncio.wait(self._asking, timeout=max(0.0, left))
-        self._hurried = True
-        for task in self._asking:
-            task.cancel()
-        if self._asking:
-            await asyncio.wait(self._asking)
 
     async def _ended(self, listening: Sequence[asyncio.Task[None]]) -> None:
         """Wait for cancelled rooms. One that hangs, in a driver or a model, is cancelled again."""
@@ -702,7 +692,7 @@ class Daemon:
         log.info("%s", readable(without_words(event)).strip())
         event = self._with_clip(event)
         try:
-            self._act(self._rules.feed(event, time.time()))
+            self._actions.do(self._rules.feed(event, time.time()))
         except Exception:
             log.exception("the rules failed on %s %s in %s", event.event_type, event.state, event.room)
         if self._clips is not None:
@@ -884,53 +874,9 @@ class Daemon:
         if self._page is not None:
             self._page.offer(item)
 
-    def _act(self, actions: Sequence[Action], clip: Samples | None = None, rules: Rules | None = None) -> None:
-        """Do what rules ask for. `clip` is what earlier questions of the same rule were about.
-
-        `rules`: those that asked earlier, before a reload; their answers go to them.
-        """
-        for action in actions:
-            match action:
-                case Publish():
-                    self._tell(action)
-                case Log():
-                    log.info("rule %s: %s", action.rule, action.message)
-                case Ask():
-                    self._ask(action, clip, rules or self._rules)
-                case Say():
-                    self._say(action)
-                case Webhook() if self._webhooks is not None:
-                    self._webhooks.offer(action)
-                case KeepClip():
-                    asking = rules or self._rules
-                    self._act(asking.kept(action, self._keep_clip(action.event)), clip, rules)
-
     def _keep_clip(self, event: Event) -> str | None:
         """Keep the clip of an event for a rule. Its name; None when there is none."""
         return None if self._clips is None else self._clips.keep(event, self.pipeline_of(event.room))
-
-    def _ask(self, ask: Ask, clip: Samples | None, rules: Rules) -> None:
-        """Have a rule's question answered in the background; its other actions follow."""
-        if self._hurried or len(self._asking) >= QUESTIONS:
-            self._act(rules.answered(ask, None), clip, rules)
-            return
-        if clip is None:
-            clip = self._heard_in(ask.event.room, lambda now: span_of_clip(ask.event, now))
-        task = asyncio.create_task(self._answer_rule(ask, clip, rules), name=f"question of {ask.rule}")
-        self._asking.add(task)
-        task.add_done_callback(self._asking.discard)
-
-    async def _answer_rule(self, ask: Ask, clip: Samples, rules: Rules) -> None:
-        answer = None
-        with suppress(asyncio.CancelledError):  # the daemon stops: the rule goes on without
-            answer = await answer_rule(self._models.llm, ask, clip)
-        if rules is not self._rules and not self._transcripts:
-            log.info("rule %s: its answer comes after a reload that made words private, and is dropped", ask.rule)
-            return
-        try:
-            self._act(rules.answered(ask, answer), clip, rules)
-        except Exception:
-            log.exception("rule %s failed after its question", ask.rule)
 
     async def answer(self, question: Question) -> Mapping[str, Any]:
         """The body of the answer to somebody's question. Raises `AssistantError` with what is wrong."""
@@ -958,7 +904,7 @@ class Daemon:
             due = time.monotonic() + TICK
             await asyncio.sleep(TICK)
             self._stages.took("loop", max(0.0, time.monotonic() - due))
-            self._act(self._rules.tick(time.time()))
+            self._actions.do(self._rules.tick(time.time()))
             if self._judging is not None:
                 await self._judging.tick()
 
@@ -970,7 +916,7 @@ class Daemon:
             wait = HEALTH_EVERY
             figures = self.health()
             log.info("health: %s", ", ".join(f"{key} {value}" for key, value in figures.items() if value is not None))
-            self._tell_losses()
+            tell_losses(self._ears)
             self._tell(HealthMeasured(figures))
 
     # what a supervisor is told
@@ -1106,7 +1052,7 @@ class Daemon:
             Lent(
                 self._models,
                 hearing=lambda: self._hearing,
-                rooms=lambda: _names([ear.room for ear in self._ears]),
+                rooms=lambda: names_of([ear.room for ear in self._ears]),
                 stream=self.pipeline_of,
                 say=self.synthesise,
                 voice=self._voices is not None,
@@ -1129,7 +1075,7 @@ class Daemon:
             return {sound.name: sound.title for sound in self._hearing.taught}
 
         def rules_now() -> RulesNow:
-            return RulesNow(self._rules, _names([ear.room for ear in self._ears]), self.restart_keys, taught())
+            return RulesNow(self._rules, names_of([ear.room for ear in self._ears]), self.restart_keys, taught())
 
         rules = Ruling(changes, rules_now, self.state)
 
@@ -1164,36 +1110,11 @@ class Daemon:
         """The switch of the whole house."""
         return self._switches is None or self._switches.own(None)
 
-    def _tell_losses(self) -> None:
-        """Say which rooms lost audio since the last health line."""
-        for ear in self._ears:
-            if ear.lost() - ear.reported >= LOSS_TOLD:
-                log.warning(
-                    "%s: %.1f s of audio were not heard and %.1f s of speech not recognised so far; remedy: fewer "
-                    "rooms, a faster machine, or a smaller model",
-                    ear.room.id,
-                    ear.sounds_shed(),
-                    ear.speech_shed(),
-                )
-                ear.reported = ear.lost()
-
     def health(self, *, look: bool = True) -> dict[str, Any]:
         """Figures of the daemon, its rooms and its outputs; shares of time are those since the last `look`."""
         figures: dict[str, Any] = self._meter.figures(look=look)
         figures["tasks"] = len(asyncio.all_tasks())
-        ears = (*self._ears, self._former)
-        figures["model_errors"] = sum(ear.model_errors() for ear in ears)
-        figures["source_errors"] = sum(ear.failures for ear in ears)
-        figures["dropped_s_total"] = round(sum(ear.lost() for ear in ears), 1)
-        figures["shed_sounds_s"] = round(sum(ear.sounds_shed() for ear in ears), 1)
-        figures["shed_speech_s"] = round(sum(ear.speech_shed() for ear in ears), 1)
-        figures["utterances_dropped"] = sum(ear.utterances_shed() for ear in ears)
-        figures["utterances_waiting"] = sum(len(ear.pipeline.utterances) for ear in self._ears if ear.pipeline)
-        figures["rooms_online"] = sum(ear.online for ear in self._ears)
-        for problem in PROBLEMS:
-            figures[f"rooms_{problem}"] = sum(ear.problem is problem for ear in self._ears)
-        figures["rooms"] = len(self._ears)
-        figures["wake_words"] = sum(ear.woken() for ear in ears)
+        figures |= figures_of(self._ears, self._former)
         figures |= {f"commands_{key}": value for key, value in self._handler.health().items()}
         if self._models.llm is not None:
             figures |= {f"llm_{key}": value for key, value in self._models.llm.figures(look=look).items()}
@@ -1215,29 +1136,6 @@ class Daemon:
         return figures
 
 
-def intents_of(config: Config, rooms: Sequence[Room]) -> Intents:
-    """The commands that this house understands. Nothing is compiled yet."""
-    return Intents(config.devices, _said_names(rooms), _conversing(config), shipped("intents/ja.yaml").parent)
-
-
-def _said_names(rooms: Sequence[Room]) -> dict[str, tuple[str, ...]]:
-    return {room.id: tuple(name for name in (room.name, room.area) if name) for room in rooms}
-
-
-def _names(rooms: Sequence[Room]) -> dict[str, str]:
-    return {room.id: room.name or room.id for room in rooms}
-
-
-def _known_languages(config: Config) -> bool:
-    """Whether commands are worth compiling before the first one: there are devices, and few languages."""
-    return bool(config.devices) and "languages" in config.speech.model_fields_set
-
-
-def _conversing(config: Config) -> tuple[str, ...]:
-    """The household's languages that sentences are known for."""
-    return tuple(code for code in config.speech.languages if language_of(code)) or ("en",)
-
-
 async def _cancelled(task: asyncio.Task[None]) -> None:
     """Cancel `task` and wait for its end; a cancel meanwhile is passed on to it."""
     task.cancel()
@@ -1248,28 +1146,6 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
         raise
     if not task.cancelled() and (error := task.exception()) is not None:
         log.warning("%s: %s", task.get_name(), error)
-
-
-def speaker_of(room: Room) -> Speaker | None:
-    """Where replies to a room are heard on this machine. A satellite is its own speaker, once it is connected."""
-    from assistant.outputs.loudspeaker import Loudspeaker  # noqa: PLC0415 (PortAudio only where it is used)
-
-    if room.speaker == "none" or (room.speaker is None and kind_of(room.address) != "microphone"):
-        return None
-    return Loudspeaker(room.speaker or "default")
-
-
-def wyoming_server(config: Config, services: Services) -> WyomingServer:
-    """The Wyoming server of this configuration, not yet listening."""
-    languages = config.speech.languages
-    return WyomingServer(
-        config.wyoming,
-        services,
-        version=__version__,
-        languages=languages if config.speech.enabled else (),
-        conversing=_conversing(config),
-        speakers=[WyomingSpeaker(f"kikimimi-{code}", (code,)) for code in languages] if config.say.enabled else (),
-    )
 
 
 @asynccontextmanager
@@ -1322,7 +1198,7 @@ async def daemon(
         )
         voices = None
         if config.say.enabled:
-            voices = voice_of(config.say, language=_first_language(config), models=config.models.dir)
+            voices = voice_of(config.say, language=first_language(config), models=config.models.dir)
             stack.push_async_callback(voices.close)
         page = WebServer(config.web, folder, __version__) if config.web.enabled else None
         built = Daemon(
@@ -1347,42 +1223,3 @@ async def daemon(
         if page is not None:
             page.ask(built.services)
         yield built
-
-
-def clips_of(config: Config, state: Path) -> ClipFolder | None:
-    """Where clips are kept; None while they are switched off. Nothing is made or read yet."""
-    clips = config.clips
-    if not clips.enabled:
-        return None
-    folder = clips.dir or state / "clips"
-    return ClipFolder(folder, days=clips.days, megabytes=clips.megabytes, at_least=clips.at_least, free=clips.free)
-
-
-def _first_language(config: Config) -> str:
-    return config.speech.languages[0] if config.speech.languages else "en"
-
-
-@asynccontextmanager
-async def own_broker(settings: BrokerSettings) -> AsyncIterator[dict[str, Any]]:
-    """The embedded broker, and how we reach it. Where only we use it a free port will do when its own is taken.
-
-    Raises `AssistantError`.
-    """
-    port, login = settings.port, settings.login()
-    for problem in filter(None, (settings.password_file and secret_files.exposed(settings.password_file),)):
-        log.warning("broker: %s", problem)
-    if settings.private and port and await answers_mqtt(settings.host, port):
-        log.warning(
-            "another MQTT broker answers on port %d; to use it: kikimimi run --mqtt mqtt://127.0.0.1:%d", port, port
-        )
-        port = 0
-    async with embedded_broker(settings.host, port, login) as bound:
-        name, password = login or (None, None)
-        own = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 (read, not bound)
-        yield {
-            "host": own,
-            "port": bound,
-            "username": name,
-            "password": None if password is None else SecretStr(password),
-            "password_file": None,
-        }

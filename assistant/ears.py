@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from assistant.commanding import RoomCommands, Turns
 from assistant.events import Event, Presence, Problem, RoomChanged
@@ -17,7 +19,10 @@ if TYPE_CHECKING:
     from assistant.errors import AssistantError
     from assistant.pipeline import Pipeline
 
+log = logging.getLogger(__name__)
+
 SWITCHED_OFF = "listening is switched off"
+LOSS_TOLD = 1.0  # seconds of audio or speech lost since they were last told
 CHUNK_HANGS = 30.0  # seconds: sources give up after less without audio, the tagger needs milliseconds
 RETRY_HANGS = 90.0 + UTTERANCES * MODEL_TIMEOUT  # seconds: the longest back-off, after the last words were recognised
 
@@ -125,3 +130,35 @@ class Ear:
         self.utterances_before, self.errors_before = self.utterances_shed(), self.model_errors()
         self.woken_before = self.woken()
         self.source, self.pipeline, self.commands = source, None, None
+
+
+def figures_of(ears: Iterable[Ear], former: Ear) -> dict[str, Any]:
+    """What all rooms counted; `former` counts for those that were removed."""
+    now = list(ears)
+    ever = [*now, former]
+    figures: dict[str, Any] = {
+        "model_errors": sum(ear.model_errors() for ear in ever),
+        "source_errors": sum(ear.failures for ear in ever),
+        "dropped_s_total": round(sum(ear.lost() for ear in ever), 1),
+        "shed_sounds_s": round(sum(ear.sounds_shed() for ear in ever), 1),
+        "shed_speech_s": round(sum(ear.speech_shed() for ear in ever), 1),
+        "utterances_dropped": sum(ear.utterances_shed() for ear in ever),
+        "utterances_waiting": sum(len(ear.pipeline.utterances) for ear in now if ear.pipeline),
+        "rooms_online": sum(ear.online for ear in now),
+    }
+    figures |= {f"rooms_{problem}": sum(ear.problem is problem for ear in now) for problem in PROBLEMS}
+    return figures | {"rooms": len(now), "wake_words": sum(ear.woken() for ear in ever)}
+
+
+def tell_losses(ears: Iterable[Ear]) -> None:
+    """Log which rooms lost audio since that was last told."""
+    for ear in ears:
+        if ear.lost() - ear.reported >= LOSS_TOLD:
+            log.warning(
+                "%s: %.1f s of audio were not heard and %.1f s of speech not recognised so far; remedy: fewer "
+                "rooms, a faster machine, or a smaller model",
+                ear.room.id,
+                ear.sounds_shed(),
+                ear.speech_shed(),
+            )
+            ear.reported = ear.lost()

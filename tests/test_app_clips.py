@@ -16,7 +16,7 @@ import soxr
 from PIL import Image
 from test_app import Subscriber, running, until, wav
 
-from assistant import app
+from assistant import app, fittings
 from assistant.clips import FULL, SPOKEN
 from assistant.config import Config, parse
 from assistant.events import SAMPLE_RATE, Samples
@@ -268,4 +268,4 @@ async def test_a_folder_that_cannot_be_used_does_not_stop_the_house(files: Model
 
 
 def test_the_default_keeps_nothing() -> None:
-    assert app.clips_of(Config(), Path("/nowhere")) is None
+    assert fittings.clips_of(Config(), Path("/nowhere")) is None

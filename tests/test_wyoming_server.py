@@ -27,10 +27,10 @@ from wyoming.ping import Ping, Pong
 from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, SynthesizeStop, SynthesizeVoice
 
 from assistant import events
-from assistant.app import wyoming_server
 from assistant.config import Config
 from assistant.errors import AssistantError
 from assistant.events import Samples
+from assistant.fittings import wyoming_server
 from assistant.pipeline import Models
 from assistant.startup import ModelFiles, hearing_settings, load_models
 from assistant.transcribing import transcribe

@@ -15,8 +15,8 @@ from brokers import Mosquitto, Subscriber, free_port, until
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from pydantic import SecretStr, ValidationError
 
-from assistant.app import own_broker
 from assistant.errors import AssistantError
+from assistant.fittings import own_broker
 from assistant.outputs import broker as broker_module
 from assistant.outputs.broker import BrokerSettings, BrokerSocketError, answers_mqtt, embedded_broker
 from assistant.outputs.mqtt import Mqtt, MqttSettings
