@@ -196,8 +196,6 @@ def parser() -> argparse.ArgumentParser:
     intent.add_argument("--room", metavar="R", help="the room that hears it: 'turn on the light' is one there")
     intent.add_argument("--json", action="store_true", help="one line of JSON")
 
-    add(commands, "devices", list_devices, "list the microphones and loudspeakers")
-
     models = add(commands, "models", manage_models, "list, fetch or verify the model files")
     models.add_argument("what", choices=("list", "pull", "verify"))
     models.add_argument("names", nargs="*", metavar="NAME", help="default: those that the configuration uses")
@@ -220,10 +218,7 @@ def parser() -> argparse.ArgumentParser:
     events.add_argument("--json", action="store_true", help="a JSON line for each")
 
     add_teach_command(commands)
-    add(commands, "check", check_configuration, "explain the configuration and its rules, and warn")
-    add(commands, "doctor", examine_machine, "tell what this machine can run and what is missing").add_argument(
-        "--json", action="store_true", help="one line of JSON"
-    )
+    add_machine_commands(commands)
     add_service_commands(commands)
     demo = add(commands, "demo", run_demo, "hear a recorded house with an embedded broker and print every MQTT message")
     demo.add_argument(
@@ -242,6 +237,16 @@ def add_teach_command(commands: argparse._SubParsersAction[argparse.ArgumentPars
     teach.add_argument("--list", action="store_true", help="list what was taught")
     teach.add_argument("--delete", action="store_true", help="forget NAME")
     teach.add_argument("--json", action="store_true", help="one line of JSON")
+
+
+def add_machine_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """What tells about this machine and its configuration."""
+    add(commands, "devices", list_devices, "list the microphones and loudspeakers")
+    add(commands, "check", check_configuration, "explain the configuration and its rules, and warn")
+    doctor = add(commands, "doctor", examine_machine, "tell what this machine can run and what is missing")
+    bench = add(commands, "bench", measure_machine, "measure how many rooms this machine carries, and its delays")
+    for sub in (doctor, bench):
+        sub.add_argument("--json", action="store_true", help="one line of JSON")
 
 
 def add_service_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -472,6 +477,29 @@ def listen_to_files(arguments: argparse.Namespace) -> int:
             models.shutdown()
 
     return asyncio.run(run())
+
+
+def measure_machine(arguments: argparse.Namespace) -> int:
+    """`kikimimi bench`."""
+    from assistant import benching, startup  # noqa: PLC0415
+    from assistant.config import check_profile  # noqa: PLC0415
+
+    config = load_configuration(arguments)
+    check_profile(config)
+    hearing = startup.hearing_settings(config)
+    with progress_bars() as progress:
+        files = startup.fetch_models(config, progress)
+
+    async def run() -> benching.Report:
+        models = await startup.load_models(config, files)
+        try:
+            return await benching.bench(models, hearing, profile=config.profile, tell=log.info)
+        finally:
+            models.shutdown()
+
+    report = asyncio.run(run())
+    print(report.json() if arguments.json else benching.readable(report))  # noqa: T201 (what the command says)
+    return 0
 
 
 def ask_about_clips(arguments: argparse.Namespace) -> int:

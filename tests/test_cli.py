@@ -40,7 +40,8 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "listen", "ask", "devices", "models", "check", "doctor", "demo", "alive", "install-service"]
+    "command",
+    ["run", "listen", "ask", "devices", "models", "check", "doctor", "bench", "demo", "alive", "install-service"],
 )
 def test_each_command_explains_itself(command: str, tmp_path: Path) -> None:
     done = kikimimi(command, "--help", home=tmp_path)
