@@ -377,11 +377,12 @@ class Resident:
         for job in self._take_all():
             _fail(job, UnwellError(f"the audio language model is {self.reason}"))
         self._loaded.set()
-        self._again = self._loop.call_later(wait, lambda: self._executor.submit(self._recover))
+        self._again = self._loop.call_later(wait, lambda: self._executor.submit(self._recover, away))
 
-    def _recover(self) -> None:
+    def _recover(self, away: bool) -> None:
         """In the thread: see whether there is memory again, or somebody to be reached."""
-        free_memory()
+        if not away:
+            free_memory()
         if self._llm is None:
             self._exhausted = False
             self._load(self._loader)

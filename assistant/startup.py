@@ -231,11 +231,6 @@ def audio_llm_folder(config: Config) -> Path:
     return folder
 
 
-def on_gpu(settings: AudioLLMSettings) -> bool:
-    """Whether the audio language model computes on a GPU."""
-    return settings.device.startswith("cuda") or (settings.device == "auto" and _has_gpu())
-
-
 def _has_gpu() -> bool:
     import torch  # noqa: PLC0415 (seconds: only where it is chosen)
 

