@@ -237,6 +237,11 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def on_gpu(settings: AudioLLMSettings) -> bool:
+    """Whether the audio language model lives on a GPU, by choice or because torch finds one."""
+    return settings.device.startswith("cuda") or (settings.device == "auto" and _has_gpu())
+
+
 def load_audio_llm(folder: Path, settings: AudioLLMSettings) -> AudioLLM:
     """The audio language model of a checkpoint, of whichever family its config.json names. Raises `ModelError`.
 
