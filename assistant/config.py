@@ -232,7 +232,7 @@ def check_profile(config: Config) -> None:
     if config.profile != "embedded" and not silent:
         return
     missing = f"the profile {config.profile} does not have"
-    remedy = "profile: hybrid or qwen (kikimimi doctor tells what fits)"
+    remedy = "profile: hybrid, qwen or remote (kikimimi doctor tells what fits)"
     if silent:
         missing, remedy = "models.remote does not name", "models.remote.model"
     lines = []
