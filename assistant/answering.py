@@ -74,7 +74,8 @@ async def answer_question(
     """
     if resident is None:
         raise ConfigurationError(
-            "there is no audio language model here; remedy: profile: hybrid or qwen (kikimimi doctor tells what fits)"
+            "there is no audio language model here; remedy: profile: hybrid, qwen or remote (kikimimi doctor tells "
+            "what works)"
         )
     task, options = _task_of(question)
     room = _room_of(question, rooms)

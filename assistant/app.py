@@ -71,7 +71,7 @@ from assistant.fittings import (
     speaker_of,
     wyoming_server,
 )
-from assistant.handling import Handler
+from assistant.handling import Choose, Handler
 from assistant.health import BOUNDS, Meter, Stages
 from assistant.history import History
 from assistant.history_reading import HistoryReader
@@ -237,7 +237,7 @@ class Daemon:
             tell=self._tell,
             say=self._say,
             transcripts=config.privacy.transcripts,
-            choose=None if models.llm is None else Chooser(self._intents, models.llm).choose,
+            choose=self._chooser(self._intents),
         )
         self._actions = Actions(
             Hands(
@@ -342,10 +342,14 @@ class Daemon:
         """From now on these are the commands of the house."""
         fresh = intents is not self._intents
         self._intents = intents
-        choose = None if self._models.llm is None else Chooser(intents, self._models.llm).choose
-        self._handler.use(intents, transcripts=self._transcripts, choose=choose)
+        self._handler.use(intents, transcripts=self._transcripts, choose=self._chooser(intents))
         if fresh and known_languages(self._config):
             intents.warm_in_background()
+
+    def _chooser(self, intents: Intents) -> Choose | None:
+        """Who chooses among commands what no sentence matches. Servers tell no likelihoods, so none does there."""
+        llm = self._models.llm
+        return None if llm is None or self._models.remote is not None else Chooser(intents, llm).choose
 
     def _follow(self, room: Room, speaker: Speaker | None) -> None:
         """Listen to a room as it is configured now; one that is heard as before is not interrupted."""
@@ -1118,6 +1122,8 @@ class Daemon:
         figures |= {f"commands_{key}": value for key, value in self._handler.health().items()}
         if self._models.llm is not None:
             figures |= {f"llm_{key}": value for key, value in self._models.llm.figures(look=look).items()}
+            if self._models.remote is not None:
+                figures |= {f"remote_{key}": value for key, value in self._models.remote.figures().items()}
             figures["rules_unanswered"] = self._rules.unanswered.total()
             figures["rules_doubted"] = self._rules.doubted.total()
         parts = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -16,6 +17,7 @@ from assistant.audio.address import kind_of
 from assistant.errors import ConfigurationError, SourceError
 from assistant.events import Event, Samples
 from assistant.listening import addresses_of
+from assistant.models.remote import Remote
 from assistant.models.tasks import TASKS, Task, TaskOptions, TaskResult
 from assistant.pipeline import Pipeline
 
@@ -143,12 +145,12 @@ def answer(
         result = asyncio.run(_small(config, question, fetch()))
         streamed = None
     else:
-        folder = startup.audio_llm_folder(config)
-        clips = asyncio.run(clips_of(question.addresses))
-        llm = startup.load_audio_llm(folder, config.models.audio_llm)
-        model = llm.name
-        streamed = Streamed(out) if out.isatty() and not as_json else None
-        result = ask_llm(question, llm, clips, stream=streamed)
+        with _audio_llm(config) as load:
+            clips = asyncio.run(clips_of(question.addresses))
+            llm = load()
+            model = llm.name
+            streamed = Streamed(out) if out.isatty() and not as_json else None
+            result = ask_llm(question, llm, clips, stream=streamed)
     if as_json:
         line = {
             "schema": 1,
@@ -163,6 +165,25 @@ def answer(
     elif streamed is None or not streamed.any:
         out.write(f"{harmless(result.text) if out.isatty() else result.text}\n")
     out.flush()
+
+
+@contextmanager
+def _audio_llm(config: Config) -> Iterator[Callable[[], AudioLLM]]:
+    """What loads the model, or finds it behind its server; what is missing is told before."""
+    if config.profile != "remote":
+        folder = startup.audio_llm_folder(config)
+        yield lambda: startup.load_audio_llm(folder, config.models.audio_llm)
+        return
+    remote = Remote(config.models.remote)
+
+    def found() -> AudioLLM:
+        remote.probe()
+        return remote
+
+    try:
+        yield found
+    finally:
+        remote.close()
 
 
 async def _small(config: Config, question: Question, files: startup.ModelFiles) -> TaskResult:

@@ -49,8 +49,8 @@ SAYING: Final = 2  # texts that the voice says at once
 RECORDED: Final = 0.25  # seconds between two looks at what a room has heard
 OPTIONS: Final = ("text", "to", "language")
 NO_LLM: Final = (
-    "needs an audio language model, which this profile has not; remedy: profile: hybrid or qwen (kikimimi doctor tells "
-    "what fits this machine)"
+    "needs an audio language model, which this profile has not; remedy: profile: hybrid, qwen or remote (kikimimi "
+    "doctor tells what fits this machine)"
 )
 TAG_ABOUT: Final = "name the sounds with their scores and times"
 

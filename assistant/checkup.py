@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 from assistant import history_reading
-from assistant.errors import HistoryError
+from assistant.errors import HistoryError, ModelError
 from assistant.history_reading import Wanted
+from assistant.models.remote import Remote
 from assistant.outputs.probe import probe
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ FREE = 200_000_000  # bytes: with less the history and the broker soon cannot wr
 BUILT = 1_790_000_000.0  # Unix seconds: an earlier clock has not been set since the machine was switched on
 CLOCK_PATIENCE = 2.0  # seconds
 PROBE_PATIENCE = 25.0  # seconds for a broker that answers each step at the last moment
+REMOTE_PATIENCE = 5.0  # seconds for each thing that a server of models is asked
 SOUND = Path("/dev/snd")
 
 
@@ -74,6 +76,23 @@ def broker(config: Config) -> tuple[Check, ...]:
         return tuple(found)
 
     return asyncio.run(steps())
+
+
+def remote(config: Config) -> tuple[Check, ...]:
+    """The server of remote models, if there is one: what it lists, and whether it answers."""
+    settings = config.models.remote
+    if settings.url is None:
+        return ()
+    made = Remote(settings.model_copy(update={"timeout": min(settings.timeout, REMOTE_PATIENCE)}))
+    try:
+        made.probe()
+    except ModelError as error:
+        return (Check("remote models", False, str(error)),)
+    finally:
+        made.close()
+    able = [f"{made.model} answers"] * bool(made.model) + [f"{made.transcriber} transcribes"] * bool(made.transcriber)
+    clear = "; not encrypted on its way" if settings.in_the_clear else ""
+    return (Check("remote models", True, f"{settings.place}: {', '.join(able)}{clear}"),)
 
 
 def _folder(name: str, folder: Path) -> Iterator[Check]:
@@ -129,11 +148,12 @@ def _sound_rights() -> Iterator[Check]:
 
 def _secrets(config: Config) -> Iterator[Check]:
     """Files with secrets that others may read."""
-    for file in (config.mqtt.password_file, config.file):
+    held = (config.mqtt.password_file, config.models.remote.token_file, config.serve.token_file)
+    for file in (*held, config.file):
         with contextlib.suppress(OSError):
             if file is None or not file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
                 continue
-            if file is config.mqtt.password_file:
+            if file in held:
                 yield Check("secrets", False, f"{file} can be read by others; remedy: chmod 600 {file}")
             elif config.mqtt.password is not None:
                 detail = f"{file} holds a password and can be read by others"

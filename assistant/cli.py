@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ THREADS_WITHIN = 2.0  # seconds for threads to end when the command has
 SECOND_SIGNAL = 1.0  # seconds after which another signal means it
 
 BARE_PASSWORD = re.compile(r"://[^@]*:[^@]+@")
-PROFILES = ("embedded", "qwen", "hybrid")  # as `config` has them, which is not imported for --help
+PROFILES = ("embedded", "qwen", "hybrid", "remote")  # as `config` has them, which is not imported for --help
 
 EPILOG = "Exit codes: 0 well, 1 failure, 2 configuration, 3 source, 4 model. Documentation: README.md, docs/."
 
@@ -249,8 +250,19 @@ def add_machine_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
         sub.add_argument("--json", action="store_true", help="one line of JSON")
 
 
+def add_serve_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """What serves the models."""
+    serve = add(commands, "serve", serve_models, "serve the models to other machines by an OpenAI-compatible API")
+    serve.add_argument("--host", metavar="H", help="address to listen on (default 127.0.0.1)")
+    serve.add_argument("--port", type=int, metavar="P", help="default 8766")
+    serve.add_argument(
+        "--replicas", type=int, metavar="N", help="so many copies of the models, by Ray Serve (extra cluster)"
+    )
+
+
 def add_service_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """What installs and removes the systemd service."""
+    """What installs and removes the systemd service, and what serves the models."""
+    add_serve_command(commands)
     install = add(commands, "install-service", install_service, "install or update a systemd service")
     install.add_argument("--prefix", type=Path, metavar="DIR", help="its virtual environment (default /opt/kikimimi)")
     uninstall = add(commands, "uninstall-service", uninstall_service, "remove that service; its configuration stays")
@@ -274,7 +286,7 @@ def add(
     sub.add_argument("-c", "--config", type=Path, metavar="FILE", help="configuration file")
     sub.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     sub.add_argument("--log-format", choices=logs.FORMS, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    if name in {"run", "listen", "ask"}:
+    if name in {"run", "listen", "ask", "serve"}:
         sub.add_argument("--profile", choices=PROFILES, metavar="P", help=f"{', '.join(PROFILES)} (default embedded)")
     return sub
 
@@ -517,6 +529,52 @@ def ask_about_clips(arguments: argparse.Namespace) -> int:
 
     asking.answer(config, question, as_json=arguments.json, fetch=fetch, out=sys.stdout)
     return 0
+
+
+def serve_models(arguments: argparse.Namespace) -> int:
+    """`kikimimi serve`."""
+    from assistant import serving  # noqa: PLC0415
+
+    config = serving_configuration(arguments)
+    cluster = config.serve.replicas > 1 or (config.serve.most_replicas or 1) > 1
+
+    async def run() -> None:
+        stopping, reloading = asyncio.Event(), asyncio.Event()
+        stop_on_signals(stopping.set)
+        if not cluster:
+            await serving.serve(config, stopping)
+            return
+        from assistant import clustering  # noqa: PLC0415
+
+        def take_signals() -> None:
+            stop_on_signals(stopping.set)
+            on_hangup(reloading.set, stopping.set)
+
+        take_signals()
+        again = partial(serving_configuration, arguments)
+        await clustering.serve_replicas(config, stopping, reloading, again, take_signals)
+
+    asyncio.run(run())
+    return 0
+
+
+def serving_configuration(arguments: argparse.Namespace) -> Config:
+    """The configuration with what the command line of `serve` overrides. Raises `ConfigurationError`."""
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    config = load_configuration(arguments)
+    given = {
+        key: getattr(arguments, key) for key in ("host", "port", "replicas") if getattr(arguments, key) is not None
+    }
+    if "replicas" in given:
+        given["most_replicas"] = None
+    try:
+        settings = type(config.serve).model_validate({**dict(config.serve), **given})
+    except ValidationError as error:
+        reason = error.errors()[0]
+        option = f"--{reason['loc'][0]}: " if reason["loc"] else ""
+        raise ConfigurationError(f"{option}{reason['msg'].removeprefix('Value error, ')}") from None
+    return config.model_copy(update={"serve": settings})
 
 
 def list_devices(_arguments: argparse.Namespace) -> int:

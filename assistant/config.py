@@ -32,6 +32,7 @@ from assistant.errors import AssistantError, ConfigurationError
 from assistant.history_database import HistorySettings
 from assistant.intents import DeviceSettings
 from assistant.models.audio_llm import AudioLLMSettings
+from assistant.models.remote import NO_ADDRESS, RemoteSettings
 from assistant.models.store import StoreSettings
 from assistant.models.whisper import WhisperSettings
 from assistant.outputs.broker import BrokerSettings
@@ -43,6 +44,7 @@ from assistant.rules import RuleList, names_of
 from assistant.segment.activity import ActivitySettings
 from assistant.segment.speech import SpeechSettings
 from assistant.segment.windows import WindowSettings
+from assistant.serve.settings import ServeSettings
 from assistant.settings import Settings
 from assistant.tracking import SoundSettings
 from assistant.web.settings import WebSettings
@@ -53,9 +55,7 @@ NODE_LIMIT = 20_000  # values after aliases are written out: a file that makes m
 DEPTH_LIMIT = 20
 
 RESERVED_ROOMS = ("status", "alert", "health", "listening", "ask", "say", "reply")  # topics beside the rooms
-PROFILES = ("embedded", "qwen", "hybrid")
-LATER_PROFILES = {"remote": "an OpenAI-compatible audio server"}
-LATER_KEYS = ("serve",)
+PROFILES = ("embedded", "qwen", "hybrid", "remote")
 GONE_KEYS = {"metrics": "the page serves /metrics by itself, see web"}
 SECRET_KEY = re.compile(r"password|secret|token|webhook$", re.IGNORECASE)  # the path of a webhook often is one
 CREDENTIALS = re.compile(r"(?<=://)\S*@")  # a password may hold a / by mistake
@@ -88,10 +88,8 @@ def _room_id(name: str) -> str:
 
 
 def _profile(name: str) -> str:
-    if name in LATER_PROFILES:
-        raise ValueError(f'the profile "{name}" ({LATER_PROFILES[name]}) comes in a later version; use "embedded"')
     if name not in PROFILES:
-        raise ValueError(f'there is no profile "{name}"; use "embedded", "qwen" or "hybrid"')
+        raise ValueError(f'there is no profile "{name}"; use "embedded", "qwen", "hybrid" or "remote"')
     return name
 
 
@@ -161,9 +159,10 @@ class Speech(WhisperSettings):
 
 
 class ModelSettings(StoreSettings):
-    """The models' files and, for the profiles qwen and hybrid, the audio language model."""
+    """The models' files, for the profiles qwen and hybrid the audio language model, for remote where it is."""
 
     audio_llm: Annotated[AudioLLMSettings, BeforeValidator(_empty)] = AudioLLMSettings()
+    remote: Annotated[RemoteSettings, BeforeValidator(_empty)] = RemoteSettings()
 
 
 class Clips(ClipSettings):
@@ -187,7 +186,8 @@ class Config(Settings):
     """All of it. Every key is optional."""
 
     profile: Annotated[str, AfterValidator(_profile)] = Field(
-        default="embedded", description="embedded, qwen (a GPU), or hybrid (a GPU; YAMNet decides about sounds)"
+        default="embedded",
+        description="embedded, qwen (a GPU), hybrid (a GPU; YAMNet decides about sounds), or remote (models.remote)",
     )
     rooms: Rooms = Field(default={}, description="rooms by id; the default microphone as `home` if there is none")
     mqtt: MqttSettings = MqttSettings()
@@ -204,6 +204,7 @@ class Config(Settings):
     privacy: PrivacySettings = PrivacySettings()
     history: HistorySettings = HistorySettings()
     web: WebSettings = WebSettings()
+    serve: ServeSettings = ServeSettings()
     webhooks: WebhookSettings = WebhookSettings()
 
     _file: Path | None = PrivateAttr(default=None)
@@ -223,9 +224,17 @@ class Config(Settings):
 
 
 def check_profile(config: Config) -> None:
-    """Raise `ConfigurationError`, one line for each, if rules ask a model that the profile does not have."""
-    if config.profile != "embedded":
+    """Raise `ConfigurationError`, one line for each, if the profile lacks what it or a rule needs."""
+    remote = config.models.remote
+    if config.profile == "remote" and remote.url is None:
+        raise ConfigurationError(f"{config.place('profile')}{NO_ADDRESS}")
+    silent = config.profile == "remote" and remote.model is None and remote.transcription_model is not None
+    if config.profile != "embedded" and not silent:
         return
+    missing = f"the profile {config.profile} does not have"
+    remedy = "profile: hybrid, qwen or remote (kikimimi doctor tells what fits)"
+    if silent:
+        missing, remedy = "models.remote does not name", "models.remote.model"
     lines = []
     for number, (name, rule) in enumerate(zip(names_of(config.rules), config.rules, strict=True)):
         for index, action in enumerate(rule.do if rule.enabled else ()):
@@ -233,8 +242,7 @@ def check_profile(config: Config) -> None:
                 kind = "ask" if action.ask is not None else "describe"
                 lines.append(
                     f'{config.place("rules", number, "do", index)}rule "{name}": {kind} needs an audio language model, '
-                    "which the profile embedded does not have; remedy: profile: hybrid or qwen (kikimimi doctor tells "
-                    "what fits), or remove the action"
+                    f"which {missing}; remedy: {remedy}, or remove the action"
                 )
     if lines:
         raise ConfigurationError("\n".join(lines))
@@ -565,8 +573,6 @@ def _unknown_key(location: Location) -> str:
     key = str(location[-1]) if location else ""
     if len(location) == 1 and key in GONE_KEYS:
         return f"is not needed any more: {GONE_KEYS[key]}; remove it"
-    if len(location) == 1 and key in LATER_KEYS:
-        return "is not there in this version; remove it"
     known = _known_keys(location[:-1])
     near = get_close_matches(key.lower(), known, n=1, cutoff=0.6)
     return f'unknown key; did you mean "{near[0]}"?' if near else f"unknown key; there are {', '.join(known)}"

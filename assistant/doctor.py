@@ -47,6 +47,7 @@ NATIVE = "import ai_edge_litert.interpreter, ctranslate2, soundfile, soxr, webrt
 EXTRA = "pip install 'kikimimi[qwen]'"
 PATIENCE = 1.5  # seconds for a sound server
 NO_ANSWER = (Check("broker", False, "it was not asked in time; remedy: mqtt.url"),)
+NO_SERVER = (Check("remote models", False, "no answer in time; remedy: models.remote.url"),)
 HEADER_LIMIT = 100_000_000  # bytes of a safetensors header, the format's own limit
 
 _DECODER = re.compile(r"(?:^|\.)(?:h|layers)\.\d+\.")
@@ -143,6 +144,7 @@ def examine(config: Config, *, running: bool = False) -> Report:
         _beside((lambda: None) if running else _native_trouble) as native,
         _beside((lambda: ((), None, ())) if running else (lambda: (*_microphones(), _loudspeakers()))) as sound,
         _beside(lambda: checkup.broker(config)) as broker,
+        _beside(lambda: checkup.remote(config)) as remote,
     ):
         directory = config.models.dir
         memory, memory_free = _memory()
@@ -158,6 +160,7 @@ def examine(config: Config, *, running: bool = False) -> Report:
         )
         native_trouble = native(10.0, "the native libraries took more than 10 s to load")
         embedded = _embedded(config, native_trouble)
+        servers = remote(3 * checkup.REMOTE_PATIENCE + 1.0, NO_SERVER)
         return Report(
             version=__version__,
             python=platform.python_version(),
@@ -172,12 +175,16 @@ def examine(config: Config, *, running: bool = False) -> Report:
             microphone_trouble=trouble,
             loudspeakers=loudspeakers,
             voices=_voices(config),
-            checks=(*broker(checkup.PROBE_PATIENCE + 1.0, NO_ANSWER), *checkup.checks(config)),
+            checks=(*broker(checkup.PROBE_PATIENCE + 1.0, NO_ANSWER), *servers, *checkup.checks(config)),
             models={model.name: model.installed for model in listed},
             torch=torch,
             gpus=gpus,
             llms=llms,
-            profiles=(embedded, *_llm_profiles(config, native_trouble, chosen, chosen_trouble, gpus)),
+            profiles=(
+                embedded,
+                *_llm_profiles(config, native_trouble, chosen, chosen_trouble, gpus),
+                _remote(embedded, servers),
+            ),
         )
 
 
@@ -187,6 +194,14 @@ def examine(config: Config, *, running: bool = False) -> Report:
 def _embedded(config: Config, native: str | None) -> Profile:
     missing = _small(config, native, startup.model_names(config.model_copy(update={"profile": "embedded"})))
     return Profile("embedded", not missing, tuple(missing))
+
+
+def _remote(embedded: Profile, servers: Sequence[Check]) -> Profile:
+    """`remote` needs what `embedded` needs, which stands in for it, and a server."""
+    missing = [check.detail for check in servers if not check.works]
+    if not servers:
+        missing = ["a server; remedy: models.remote.url (docs/serve.md)"]
+    return Profile("remote", not missing and embedded.works, (*embedded.missing, *missing))
 
 
 def _small(config: Config, native: str | None, names: Sequence[str]) -> list[str]:

@@ -85,7 +85,12 @@ def _with_taught(table: SoundTable) -> SoundTable:
 def _profile(config: Config) -> Iterator[str]:
     if config.profile == "embedded":
         return
-    yield f"Profile: {config.profile}, with the audio language model {config.models.audio_llm.checkpoint}"
+    remote = config.models.remote
+    if config.profile == "remote":
+        clear = ", not encrypted on its way" if remote.in_the_clear else ""
+        yield f"Profile: remote: speech and questions, with their audio, are sent to {remote.place}{clear}"
+    else:
+        yield f"Profile: {config.profile}, with the audio language model {config.models.audio_llm.checkpoint}"
     if config.rules:
         yield "  rules act only on what a tagger or recogniser heard too, unless they say unconfirmed: true"
 
@@ -233,6 +238,15 @@ def _house(config: Config) -> Iterator[str]:
         yield f"{config.place('broker')}the embedded broker does not run: mqtt names another; remove broker or mqtt.url"
     if config.broker.password_file is not None and (told := secret_files.exposed(config.broker.password_file)):
         yield f"{config.place('broker', 'password_file')}{told}"
+    remote = config.models.remote
+    for key, file in (("models", remote.token_file), ("serve", config.serve.token_file)):
+        if file is not None and (told := secret_files.exposed(file)):
+            yield f"{config.place(key)}{told}"
+    if config.profile == "remote" and remote.in_the_clear:
+        yield (
+            f"{config.place('models', 'remote', 'url')}what is said goes over the network in the clear; use https "
+            "where you can"
+        )
     for problem in config.mqtt.exposed:
         yield f"{config.place('mqtt')}{problem}"
     by_source: dict[str, str] = {}

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
     from assistant.audio.source import Source
     from assistant.models.audio_llm import AudioLLM
+    from assistant.models.remote import Remote
     from assistant.watching import Watching
 
 log = logging.getLogger(__name__)
@@ -159,10 +160,11 @@ class Models:
     tagging: ModelThread
     recogniser: Callable[[], Awaitable[Recogniser | None]]
     recognising: Caller
-    llm: Resident | None = None  # profiles qwen and hybrid
+    llm: Resident | None = None  # profiles qwen, hybrid and remote
+    remote: Remote | None = None  # profile remote: the client that `llm` is
     describe: Callable[[AudioLLM, Samples], str | None] | None = None  # a caption, in the thread of `llm`
     llm_tagger: SharedTagger | None = None  # profile qwen
-    # Who recognises while `llm` is out of memory, loaded by then, and its thread.
+    # Who recognises while `llm` is unwell, loaded by then, and its thread.
     stand_in: Callable[[], Awaitable[Recogniser | None]] | None = None
     standing_in: Caller | None = None
 
@@ -197,6 +199,8 @@ class Models:
             self.standing_in.shutdown()
         if self.llm is not None:
             self.llm.shutdown()
+        if self.remote is not None:
+            self.remote.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -608,7 +612,7 @@ class Pipeline:
         try:
             try:
                 recogniser, transcript = await self._recognised(pending)
-            except UnwellError:  # it ran out of memory on this very one: its stand-in hears it
+            except UnwellError:  # it ran out of memory, or broke off, on this very one: its stand-in hears it
                 recogniser, transcript = await self._recognised(pending)
             if recogniser is None or transcript is None:
                 return None

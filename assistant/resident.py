@@ -1,13 +1,18 @@
 """The resident audio language model: one thread that loads it, warms it up and serves a priority queue.
 
-One thread, because two inferences at once on one device only make both late. What waits is bounded, every job has a
-deadline, and nobody's answer is made to its end when nobody waits for it any more.
+One thread, because two inferences at once on one device only make both late; several for a model behind a server,
+where what is asked at once is the server's business. What waits is bounded, every job has a deadline, and nobody's
+answer is made to its end when nobody waits for it any more.
+
+A model that is out of memory or out of reach is `unwell`: it is asked nothing, somebody else does its work, and after a
+while one request tries whether it is well again (a circuit breaker: closed is `ready`, open is `unwell`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import threading
 import time
 from collections import deque
@@ -21,7 +26,7 @@ import numpy as np
 
 from assistant.errors import ModelError
 from assistant.events import SAMPLE_RATE, frozen
-from assistant.models.audio_llm import Answer, AudioLLM, Message, Prompt, Stop
+from assistant.models.audio_llm import Answer, AudioLLM, AwayError, Message, Prompt, Stop
 from assistant.models.halving import free_memory, halved, out_of_memory
 
 if TYPE_CHECKING:
@@ -35,6 +40,7 @@ WARN_EVERY = 100  # the first and each hundredth shed, late or failed job is log
 MOST = 32  # jobs that wait in all
 BATCH_GPU, BATCH_CPU = 8, 4  # answers made at once
 AGAIN = (60.0, 120.0, 300.0)  # seconds after which a model that was out of memory is tried: first, second, every time
+AGAIN_AWAY = (2.0, 5.0, 15.0, 60.0)  # the same for one that was out of reach; each up to a fifth more or less
 
 
 class Priority(IntEnum):
@@ -53,7 +59,7 @@ class Status(StrEnum):
 
     LOADING = "loading"
     READY = "ready"
-    UNWELL = "unwell"  # out of memory; it is tried again
+    UNWELL = "unwell"  # out of memory or out of reach; it is tried again
     FAILED = "failed"
     STOPPED = "stopped"
 
@@ -63,7 +69,7 @@ class BusyError(ModelError):
 
 
 class UnwellError(BusyError):
-    """The model is out of memory for now: somebody else has to do it."""
+    """The model is out of memory or out of reach for now: somebody else has to do it."""
 
 
 class _GivenUpError(Exception):
@@ -100,6 +106,7 @@ class _Counts:
     cancelled: int = 0
     errors: int = 0
     exhausted: int = 0  # times that memory did not suffice for one thing alone
+    away: int = 0  # times that it was out of reach, attempts to come back included
     batches: int = 0
     batched: int = 0  # answers made in those batches
     tokens: int = 0
@@ -115,8 +122,18 @@ class Resident:
     The model begins to load at once, in its thread; jobs wait for it within their deadlines.
     """
 
-    def __init__(self, load: Callable[[], AudioLLM], *, batch: int = BATCH_GPU) -> None:
-        """`load` runs in the thread. To be made inside a running loop."""
+    def __init__(
+        self,
+        load: Callable[[], AudioLLM],
+        *,
+        batch: int = BATCH_GPU,
+        threads: int = 1,
+        trial: Callable[[AudioLLM], None] | None = None,
+    ) -> None:
+        """`load` runs in the thread. To be made inside a running loop.
+
+        `trial` asks the model something small, when it is loaded and when it was unwell; by default one token.
+        """
         self.status = Status.LOADING
         self.reason: str | None = None  # why it failed
         self.name: str | None = None  # of the model, once it is there
@@ -125,24 +142,29 @@ class Resident:
         self._lock = threading.Lock()
         self._waiting: dict[Priority, deque[_Job[Any]]] = {priority: deque() for priority in Priority}
         self._counts = _Counts()
-        self._current: list[_Job[Any]] = []
-        self.busy_since: float | None = None  # monotonic: when the call began that runs now
+        self._current: dict[int, list[_Job[Any]]] = {}  # by thread
+        self._began: dict[int, float] = {}  # monotonic: when the call of each thread began that runs now
         self._stop = False
         self._loaded = asyncio.Event()
         self._llm: _Guarded | None = None
-        self._loader = load
+        self._loader, self._trial = load, trial or _warm_up
         self._exhausted = False  # set in the thread at once, so that it takes no more jobs
         self._attempts = 0  # to come back, since it was well for long
         self._well_since = time.monotonic()
         self._again: asyncio.TimerHandle | None = None
-        # A pool of one: each job leaves a ticket there, which serves whatever is most urgent when its turn comes.
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audio-llm")
+        # Each job leaves a ticket there, which serves whatever is most urgent when its turn comes.
+        self._executor = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="audio-llm")
         self._executor.submit(self._load, load)
 
     # ------------------------------------------------------------------------------------------------- for the loop
 
+    @property
+    def busy_since(self) -> float | None:
+        """When the call began (monotonic) that has lasted longest; None: none runs."""
+        return min(list(self._began.values()), default=None)
+
     async def ready(self) -> bool:
-        """Wait until the model is there; False: it will not be, or is out of memory, `reason` says why."""
+        """Wait until the model is there; False: it will not be, or is unwell, `reason` says why."""
         await self._loaded.wait()
         return self.status is Status.READY
 
@@ -190,6 +212,7 @@ class Resident:
             "status": self.status.value,
             "healthy": self.status in {Status.LOADING, Status.READY},
             "out_of_memory": counts.exhausted,
+            "away": counts.away,
             **{f"waiting_{priority.name.lower()}": len(self._waiting[priority]) for priority in Priority},
             "jobs": counts.jobs,
             "shed": sum(counts.shed.values()),
@@ -212,7 +235,7 @@ class Resident:
         self._executor.shutdown(wait=False, cancel_futures=True)
         if self.status is not Status.FAILED:
             self.status, self.reason = Status.STOPPED, "it is shutting down"
-        for job in (*waiting, *self._current):
+        for job in (*waiting, *(job for jobs in list(self._current.values()) for job in jobs)):
             _fail(job, ModelError("the audio language model is shutting down"))
         self._loaded.set()
 
@@ -282,7 +305,10 @@ class Resident:
         try:
             llm = load()
             if not self._stop:
-                _warm_up(llm)
+                self._trial(llm)
+        except AwayError as error:
+            self._exhaust(error)
+            return
         except ModelError as error:
             log.error("the audio language model cannot be loaded: %s", error)  # noqa: TRY400 (a person reads this)
             self._tell(self._failed, str(error))
@@ -301,48 +327,74 @@ class Resident:
 
     def _came(self) -> None:
         if self.status is Status.UNWELL:
-            log.info("the audio language model has memory again and goes on")
+            log.info("the audio language model is well again and goes on")
         if self.status in {Status.LOADING, Status.UNWELL}:
             self.status, self.reason, self._well_since = Status.READY, None, time.monotonic()
         self._loaded.set()
+        with self._lock:
+            waiting = sum(map(len, self._waiting.values()))
+        for _ in range(waiting):  # other threads may have taken the tickets before it was there
+            self._executor.submit(self._serve)
 
     def _exhaust(self, error: Exception) -> None:
-        """In the thread: memory did not suffice, not even for one thing alone."""
-        self._exhausted = True
-        self._tell(self._unwell, str(error).partition("\n")[0][:200] or type(error).__name__)
+        """In the thread: memory did not suffice, not even for one thing alone, or nobody could be reached."""
+        with self._lock:
+            if self._exhausted:
+                return
+            self._exhausted = True
+        reason = str(error).partition("\n")[0][:200] or type(error).__name__
+        self._tell(self._unwell, reason, isinstance(error, AwayError))
 
-    def _unwell(self, reason: str) -> None:
+    def _unwell(self, reason: str, away: bool) -> None:
         if self.status in {Status.STOPPED, Status.FAILED}:
             return
-        if self.status is Status.READY and time.monotonic() - self._well_since > AGAIN[-1]:
+        waits = AGAIN_AWAY if away else AGAIN
+        if self.status is Status.READY and time.monotonic() - self._well_since > waits[-1]:
             self._attempts = 0
-        wait = AGAIN[min(self._attempts, len(AGAIN) - 1)]
+        wait = waits[min(self._attempts, len(waits) - 1)]
+        if away:
+            self._counts.away += 1
+            wait *= random.uniform(0.8, 1.2)  # noqa: S311 (jitter, not a secret)
+            if f"out of reach: {reason}" == self.reason:
+                log.debug("the audio language model is still out of reach, it is tried again in %.1f s", wait)
+            else:
+                log.error(
+                    "the audio language model is out of reach (%s); the small models go on without it, it is tried "
+                    "again, first in %.1f s",
+                    reason,
+                    wait,
+                )
+        else:
+            self._counts.exhausted += 1
+            log.error(
+                "the audio language model is out of memory (%s); the small models go on without it, it is tried again "
+                "in %.0f s; remedy: models.audio_llm.quantisation: int8 or int4, or fewer programs on the GPU",
+                reason,
+                wait,
+            )
         self._attempts += 1
-        self._counts.exhausted += 1
-        log.error(
-            "the audio language model is out of memory (%s); the small models go on without it, it is tried again in "
-            "%.0f s; remedy: models.audio_llm.quantisation: int8 or int4, or fewer programs on the GPU",
-            reason,
-            wait,
-        )
-        self.status, self.reason = Status.UNWELL, f"out of memory: {reason}"
+        self.status, self.reason = Status.UNWELL, f"out of {'reach' if away else 'memory'}: {reason}"
         for job in self._take_all():
-            _fail(job, UnwellError("the audio language model is out of memory"))
+            _fail(job, UnwellError(f"the audio language model is {self.reason}"))
         self._loaded.set()
-        self._again = self._loop.call_later(wait, lambda: self._executor.submit(self._recover))
+        self._again = self._loop.call_later(wait, lambda: self._executor.submit(self._recover, away))
 
-    def _recover(self) -> None:
-        """In the thread: see whether there is memory again."""
-        free_memory()
-        self._exhausted = False
+    def _recover(self, away: bool) -> None:
+        """In the thread: see whether there is memory again, or somebody to be reached."""
+        if not away:
+            free_memory()
         if self._llm is None:
+            self._exhausted = False
             self._load(self._loader)
             return
         try:
-            _warm_up(self._llm.unguarded)
+            self._trial(self._llm.unguarded)
         except Exception as error:
+            self._exhausted = False
             self._exhaust(error)
             return
+        self._exhausted = False
+        self.name = self._llm.name = self._llm.unguarded.name
         self._tell(self._came)
 
     def _failed(self, reason: str) -> None:
@@ -367,16 +419,18 @@ class Resident:
         jobs = self._take()
         if not jobs:
             return
-        self._current = jobs
-        self.busy_since = began = time.monotonic()
+        thread = threading.get_ident()
+        self._current[thread] = jobs
+        self._began[thread] = began = time.monotonic()
         try:
             if jobs[0].prompt is not None:
                 self._answer(jobs)
             else:
                 self._call(jobs[0])
         finally:
-            self._current, self.busy_since = [], None
-            self._counts.busy += time.monotonic() - began
+            del self._current[thread], self._began[thread]
+            with self._lock:
+                self._counts.busy += time.monotonic() - began
             if self._stop:  # those of a batch that were not begun, or were taken while it began to stop
                 for job in jobs:
                     self._tell(_fail, job, ModelError("the audio language model is shutting down"))
@@ -429,7 +483,7 @@ class Resident:
         except _GivenUpError:
             return
         except Exception as error:
-            if len(jobs) == 1 or out_of_memory(error):
+            if len(jobs) == 1 or isinstance(error, AwayError) or out_of_memory(error):
                 for job in jobs:
                     self._broke(job, error)
             else:
@@ -449,7 +503,7 @@ class Resident:
             if job.streamed:
                 self._broke(job, error)
             elif not job.unwanted and not self._stop:
-                self._current = [job]
+                self._current[threading.get_ident()] = [job]
                 self._answer([job])
 
     def _piece(self, job: _Job[Any], piece: str) -> None:
@@ -458,10 +512,11 @@ class Resident:
             self._tell(_passed_on, job, piece)
 
     def _broke(self, job: _Job[Any], error: Exception) -> None:
-        if out_of_memory(error):
-            if not self._exhausted:
-                self._exhaust(error)
-            self._tell(_fail, job, UnwellError("the audio language model is out of memory"))
+        away = isinstance(error, AwayError)
+        if away or out_of_memory(error):
+            self._exhaust(error)
+            told = str(error) if away else "the audio language model is out of memory"
+            self._tell(_fail, job, UnwellError(told))
             return
         self._counts.errors += 1
         if self._counts.errors % WARN_EVERY == 1:
@@ -472,8 +527,8 @@ class Resident:
         self._tell(_fail, job, known)
 
     def given_up(self) -> bool:
-        """Whether nobody waits for anything that the thread does now."""
-        return self._stop or all(job.unwanted for job in self._current)
+        """Whether nobody waits for anything that this thread does now."""
+        return self._stop or all(job.unwanted for job in self._current.get(threading.get_ident(), ()))
 
     def batch_at_most(self, size: int) -> None:
         """Memory did not suffice for more answers at once."""
@@ -483,8 +538,9 @@ class Resident:
 
     def made(self, answers: Sequence[Answer], seconds: float) -> None:
         """Count what the model said in `seconds`."""
-        self._counts.tokens += sum(answer.tokens for answer in answers)
-        self._counts.answering += seconds
+        with self._lock:
+            self._counts.tokens += sum(answer.tokens for answer in answers)
+            self._counts.answering += seconds
 
 
 class _Guarded:

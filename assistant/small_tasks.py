@@ -58,7 +58,7 @@ async def by_whisper(task: str, clips: Sequence[Samples], options: TaskOptions, 
     if into_english and options.to != "en":
         raise ConfigurationError(
             f"to: Whisper translates into English alone, not into {options.to}; remedy: to: en, or an audio language "
-            "model (profile: hybrid or qwen, kikimimi doctor tells what fits)"
+            "model (profile: hybrid, qwen or remote, kikimimi doctor tells what fits)"
         )
     if into_english and not whisper.multilingual:
         raise ConfigurationError(f"to: {whisper.name} knows English alone; remedy: speech.model: base")

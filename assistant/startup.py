@@ -32,6 +32,8 @@ from assistant.models.catalogue import HUB
 from assistant.models.classify import LLMTagger
 from assistant.models.llm_recogniser import LLMRecogniser
 from assistant.models.relatives import model_type
+from assistant.models.remote import Remote
+from assistant.models.remote_recogniser import RemoteRecogniser
 from assistant.outputs.topics import Home, SoundType
 from assistant.outputs.topics import Room as AnnouncedRoom
 from assistant.pipeline import MODEL_TIMEOUT, HearingSettings, Models, ModelThread, Recogniser, Tagger
@@ -181,7 +183,9 @@ def fetch_models(config: Config, progress: Callable[[str, int, int], None] | Non
     An audio language model is not fetched here: it is too large to come unasked. Raises `ModelError` with everything
     that its profile lacks on this machine.
     """
-    checkpoint = None if config.profile == "embedded" else audio_llm_folder(config)
+    if config.profile == "remote":
+        Remote(config.models.remote)  # without an address nothing is fetched
+    checkpoint = audio_llm_folder(config) if config.profile in {"qwen", "hybrid"} else None
     tagger = fetch_tagger(config, progress)
     if checkpoint is not None:
         return ModelFiles(tagger, None, checkpoint)
@@ -258,7 +262,7 @@ def load_audio_llm(folder: Path, settings: AudioLLMSettings) -> AudioLLM:
 
 def model_names(config: Config) -> list[str]:
     """The names of the models that this configuration uses: the store's, and those of checkpoints of the hub."""
-    if config.profile != "embedded":
+    if config.profile in {"qwen", "hybrid"}:
         return ["yamnet"] + [name for name in (config.models.audio_llm.checkpoint,) if name in HUB]
     recogniser = WHISPERS.get(config.speech.model) if config.speech.enabled else None
     return ["yamnet"] + ([recogniser] if recogniser else [])
@@ -395,6 +399,8 @@ async def load_models(config: Config, files: ModelFiles) -> Models:
     """
     tagging = ModelThread("tagger")
     tagger = await _load_tagger(files, tagging)
+    if config.profile == "remote":
+        return _remote(config, tagger, tagging)
     if files.audio_llm is not None:
         return _understanding(config, files.audio_llm, tagger, tagging)
     recognising = ModelThread("recogniser")
@@ -438,6 +444,47 @@ def _understanding(config: Config, folder: Path, tagger: Tagger, tagging: ModelT
     )
 
 
+def _remote(config: Config, tagger: Tagger, tagging: ModelThread) -> Models:
+    """The models of the profile remote; its server begins to be asked what it has."""
+    settings = config.models.remote
+    remote = Remote(settings)
+    log.info("speech and questions, with their audio, are sent to %s (models.remote.url)", settings.place)
+    if settings.in_the_clear:
+        log.warning(
+            "%s: what was said can be read on its way; remedy: https:// in models.remote.url, or a network that is "
+            "yours alone",
+            settings.place,
+        )
+    llm = Resident(lambda: remote, batch=1, threads=settings.requests, trial=lambda _llm: remote.probe())
+    made: Recogniser | None = None
+
+    async def recogniser() -> Recogniser | None:
+        nonlocal made
+        if not config.speech.enabled or not await llm.ready():
+            return None
+        if made is None or made.name != (remote.transcriber or remote.name):
+            if remote.transcriber is not None:
+                made = RemoteRecogniser(remote, config.speech.languages, llm.given_up)
+            else:
+                made = await llm.call(
+                    lambda model: LLMRecogniser(model, config.speech.languages), priority=Priority.SPEECH, deadline=None
+                )
+        return made
+
+    standing_in = ModelThread("recogniser")
+    return Models(
+        tagger,
+        tagging,
+        recogniser,
+        Lane(llm, Priority.SPEECH, SPEECH_DEADLINE),
+        llm=llm,
+        describe=None if settings.model is None and settings.transcription_model is not None else _caption,
+        stand_in=_stand_in(config, standing_in),
+        standing_in=standing_in,
+        remote=remote,
+    )
+
+
 def _recogniser_files(config: Config) -> Path:
     """Where the recogniser of the profile embedded is. Raises `ModelError` when it was not fetched."""
     name = WHISPERS.get(config.speech.model)
@@ -455,7 +502,7 @@ def _stand_in(config: Config, recognising: ModelThread) -> Callable[[], Awaitabl
         try:
             folder = await asyncio.to_thread(_recogniser_files, config)
         except ModelError as error:
-            log.error("speech is not recognised while the audio language model is out of memory: %s", error)  # noqa: TRY400
+            log.error("speech is not recognised while the audio language model is unwell: %s", error)  # noqa: TRY400
             return None
         return await _load_recogniser(config, folder, recognising)
 

@@ -80,15 +80,14 @@ async def utterances(
     recognise: Callable[[Samples, SpeechEvidence], Transcript],
 ) -> AsyncIterator[tuple[Utterance, Transcript]]:
     """What is said in `samples`, as `recognise` tells it in its `thread`; what it does not believe is left out."""
-    for utterance, evidence in await _cut(samples, models, hearing):
+    for utterance, evidence in await cut(samples, models, hearing):
         heard = await thread.call(partial(recognise, utterance.samples, evidence))
         if heard.text:
             yield utterance, heard
 
 
-async def _cut(
-    samples: Samples, models: Models, hearing: HearingSettings
-) -> Sequence[tuple[Utterance, SpeechEvidence]]:
+async def cut(samples: Samples, models: Models, hearing: HearingSettings) -> Sequence[tuple[Utterance, SpeechEvidence]]:
+    """The utterances in `samples`, and what speaks for each."""
     chunker = Chunker("", "wyoming", time.time())
     chunks = [*chunker.feed(samples), *chunker.flush()]
     cutter = Cutter(

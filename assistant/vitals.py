@@ -298,7 +298,16 @@ def models(parts: Parts, recogniser: asyncio.Future[Recogniser | None]) -> Itera
     """Who hears, recognises, understands and speaks, where, and why there."""
     config, llm = parts.config, parts.models.llm
     yield ModelState(role="sounds", name="yamnet", device="CPU", why="small", state="ready", reason=None)
-    if llm is not None:
+    if llm is not None and parts.models.remote is not None:
+        yield ModelState(
+            role="understanding",
+            name=llm.name or parts.models.remote.name,
+            device=config.models.remote.place,
+            why="configured",
+            state=llm.status.value,
+            reason=llm.reason,
+        )
+    elif llm is not None:
         settings = config.models.audio_llm
         gpu = on_gpu(settings)
         numbers = ", ".join(one for one in (settings.dtype, settings.quantisation) if one not in {"auto", "none"})
@@ -391,6 +400,11 @@ def _asked(parts: Parts) -> Iterator[WayState]:
         if kind in {"stream", "satellite"}:
             shown = urlsplit(without_secrets(ear.room.address))
             yield _way(kind, shown.netloc, reach_of(shown.hostname))
+    if parts.models.remote is not None:
+        place = urlsplit(parts.config.models.remote.place)
+        sent = parts.models.remote.figures()
+        size = round(1e6 * sent["sent_mb"])
+        yield _way("remote", place.netloc, reach_of(place.hostname), messages=int(sent["requests"]), size=size)
     for host, size in store.fetched.items():
         yield _way("models", host, "internet", size=size)
 

@@ -174,7 +174,7 @@ async def test_what_cannot_be_asked_is_told(resident: Resident, asked: dict[str,
 
 
 async def test_without_a_model_a_person_is_told_what_is_needed() -> None:
-    with pytest.raises(ConfigurationError, match="profile: hybrid or qwen"):
+    with pytest.raises(ConfigurationError, match="profile: hybrid, qwen or remote"):
         await answer_question(None, Question(text="x"), ["kitchen"], latest)
 
 

@@ -140,7 +140,7 @@ async def test_without_a_model_people_are_told_what_is_needed(yamnet_path: Path,
         client.publish("kikimimi/ask", json.dumps({"text": "What is it?", "reply_to": REPLY}))
         await until(lambda: client.on(REPLY))
         assert "rules_unanswered" not in daemon.health()
-    assert "profile: hybrid or qwen" in json.loads(client.on(REPLY)[0])["error"]
+    assert "profile: hybrid, qwen or remote" in json.loads(client.on(REPLY)[0])["error"]
 
 
 @pytest.mark.parametrize("within", ["0.2 s", "10 min"])

@@ -258,7 +258,7 @@ async def test_the_profile_embedded_says_what_the_rest_needs(small: Models) -> N
     assert (able.model, able.status, able.into) == (None, "none", ["en"])
     assert {"en", "ja"} <= set(able.spoken)
     chat = chats.begin("chat").id
-    with pytest.raises(AssistantError, match="remedy: profile: hybrid or qwen"):
+    with pytest.raises(AssistantError, match="remedy: profile: hybrid, qwen or remote"):
         chats.ask(chat, Question(text="What is it?"))
 
 

@@ -121,10 +121,13 @@ def test_arguments_that_mean_nothing_are_refused(line: str, capsys: pytest.Captu
     assert "unrecognized arguments" in capsys.readouterr().err
 
 
-def test_a_profile_that_is_not_there_yet_says_so(tmp_path: Path) -> None:
-    done = kikimimi("run", "--profile", "remote", home=tmp_path)
-    assert done.returncode == 2
-    assert "embedded" in done.stderr
+def test_the_profile_remote_without_a_server_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"")
+    file = str(tmp_path / "a.wav")
+    for command in (("run",), ("listen", file), ("ask", file, "--text", "what?")):
+        done = kikimimi(*command, "--profile", "remote", home=tmp_path)
+        assert done.returncode == 2
+        assert "models.remote.url: the profile remote needs it" in done.stderr
 
 
 @pytest.mark.parametrize(

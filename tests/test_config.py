@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assistant.config import Config, find, json_schema, load, parse, shipped
+from assistant.config import Config, check_profile, find, json_schema, load, parse, shipped
 from assistant.errors import AssistantError, ConfigurationError
 
 FILE = Path("config.yaml")
@@ -108,7 +108,6 @@ def test_secrets_stay_out_of_repr_and_messages(monkeypatch: pytest.MonkeyPatch) 
         ("mqtt:\n  prot: 1883", 'config.yaml:2: mqtt.prot: unknown key; did you mean "port"?'),
         ("homeasistant: {}", 'config.yaml:1: homeasistant: unknown key; did you mean "homeassistant"?'),
         ("homeasistant:", 'config.yaml:1: homeasistant: unknown key; did you mean "homeassistant"?'),
-        ("serve: {}", "config.yaml:1: serve: is not there in this version; remove it"),
         ("metrics: {}", "config.yaml:1: metrics: is not needed any more: the page serves /metrics by itself, see web"),
         ("web: {host: 0.0.0.0}", "config.yaml:1: web: on 0.0.0.0 others can see the page, so it asks for a password"),
         ("web: {password: short}", "config.yaml:1: web.password: shorter than 8 characters; remedy: a longer one"),
@@ -163,7 +162,7 @@ def test_a_mistake_is_told_with_its_place(text: str, expected: str) -> None:
 
 
 def test_all_mistakes_are_told_at_once_in_order() -> None:
-    lines = mistakes('mqtt:\n  prot: 1\n  port: abc\nfoo: 1\nfoo: 2\nprofile: remote\nmodels: {dir: "${NOPE_X}"}')
+    lines = mistakes('mqtt:\n  prot: 1\n  port: abc\nfoo: 1\nfoo: 2\nprofile: later\nmodels: {dir: "${NOPE_X}"}')
     assert [line.split(":")[1] for line in lines] == ["2", "3", "4", "5", "6", "7"]
     assert "NOPE_X is not set; remedy: export NOPE_X=" in lines[-1]
 
@@ -177,9 +176,26 @@ def test_room_ids_fit_into_topics(room: str) -> None:
     assert "room id" in line
 
 
-def test_a_profile_of_a_later_version_is_named() -> None:
-    (line,) = mistakes("profile: remote")
-    assert "comes in a later version" in line
+def test_profiles_are_named() -> None:
+    (line,) = mistakes("profile: later")
+    assert 'use "embedded", "qwen", "hybrid" or "remote"' in line
+
+
+def test_the_profile_remote_needs_an_address() -> None:
+    with pytest.raises(ConfigurationError, match=r"config\.yaml:1: models\.remote\.url: .* needs it"):
+        check_profile(parse("profile: remote", Path("config.yaml")))
+    asks = "rules: [{when: {sound: dog_bark}, do: [{describe: {}}]}]"
+    check_profile(parse(f"profile: remote\nmodels: {{remote: {{url: 'http://h'}}}}\n{asks}", Path("config.yaml")))
+    alone = "{url: 'http://h', transcription_model: w}"
+    with pytest.raises(ConfigurationError, match=r"models\.remote does not name; remedy: models\.remote\.model"):
+        check_profile(parse(f"profile: remote\nmodels: {{remote: {alone}}}\n{asks}", Path("config.yaml")))
+
+
+def test_tokens_are_not_shown() -> None:
+    (line,) = mistakes("models: {remote: {token: two geheim words}}")
+    assert "geheim" not in line
+    (line,) = mistakes("serve: {host: 0.0.0.0}")
+    assert "remedy: serve.token_file" in line
 
 
 @pytest.mark.parametrize("profile", ["embedded", "qwen", "hybrid"])

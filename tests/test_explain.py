@@ -166,7 +166,7 @@ def test_the_profile_embedded_answers_nothing() -> None:
         explain(parse(text, Path("c.yaml")))
     assert str(caught.value).splitlines() == [
         f'c.yaml:{line}: rule "dog": {kind} needs an audio language model, which the profile embedded does not have; '
-        "remedy: profile: hybrid or qwen (kikimimi doctor tells what fits), or remove the action"
+        "remedy: profile: hybrid, qwen or remote (kikimimi doctor tells what fits), or remove the action"
         for line, kind in ((6, "describe"), (7, "ask"))
     ]
     assert explain(parse(f"profile: qwen\n{text}", Path("c.yaml"))).warnings == ()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from assistant import resident as resident_module
 from assistant.errors import ModelError
-from assistant.models.audio_llm import Answer, AudioLLM, Message, Prompt, Stop
+from assistant.models.audio_llm import Answer, AudioLLM, AwayError, Message, Prompt, Stop
 from assistant.resident import BusyError, Lane, Priority, Resident, Status, UnwellError
 
 SOUND, SPEECH, QUESTION = Priority
@@ -539,3 +539,109 @@ async def test_a_lane_is_a_call_with_a_fixed_deadline(resident: Resident, llm: S
     llm.hold.set()
     await first
     assert await patient == 4
+
+
+# ------------------------------------------------------------------------------------ a model that is out of reach
+
+
+class Distant(Scripted):
+    """A model behind a server, which can be `gone`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gone = False
+        self.tried = 0
+
+    def answer(self, prompts: Sequence[Prompt], **options: Any) -> list[Answer]:
+        if self.gone:
+            raise AwayError("http://gpu cannot be reached (connection refused)")
+        return super().answer(prompts, **options)
+
+    def probe(self) -> None:
+        self.tried += 1
+        if self.gone:
+            raise AwayError("http://gpu cannot be reached (connection refused)")
+
+
+@pytest.fixture
+async def distant(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Distant, Resident]]:
+    monkeypatch.setattr(resident_module, "AGAIN_AWAY", (0.1, 0.2))
+    model = Distant()
+    made = Resident(lambda: model, batch=1, threads=4, trial=lambda _llm: model.probe())
+    try:
+        yield model, made
+    finally:
+        made.shutdown()
+
+
+async def test_the_breaker_opens_tries_and_closes(
+    distant: tuple[Distant, Resident], caplog: pytest.LogCaptureFixture
+) -> None:
+    model, made = distant
+    assert await made.ready()
+    model.gone = True
+    with pytest.raises(UnwellError, match="connection refused"):
+        await made.answer(asking("a"), priority=SPEECH, deadline=5.0)
+    await until(lambda: made.status is Status.UNWELL)
+    with pytest.raises(UnwellError, match="out of reach"):  # open: at once, and nobody is asked
+        await made.answer(asking("b"), priority=SPEECH, deadline=5.0)
+    assert model.calls == []
+    figures = made.figures()
+    assert (figures["status"], figures["healthy"], figures["away"], figures["out_of_memory"]) == ("unwell", False, 1, 0)
+    await until(lambda: made.figures()["away"] >= 2)  # half open, and open again
+    assert model.tried >= 2
+    model.gone = False
+    await until(lambda: made.status is Status.READY)
+    assert (await made.answer(asking("c"), priority=SPEECH, deadline=5.0)).text == "C"
+    assert made.figures()["healthy"]
+    assert [record.levelname for record in caplog.records].count("ERROR") == 1
+
+
+async def test_a_server_that_is_not_there_yet_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resident_module, "AGAIN_AWAY", (0.1, 0.1))
+    model = Distant()
+    model.gone = True
+    made = Resident(lambda: model, batch=1, threads=2, trial=lambda _llm: model.probe())
+    try:
+        assert not await made.ready()
+        assert made.status is Status.UNWELL
+        model.gone = False
+        await until(lambda: made.status is Status.READY)
+        assert made.name == "scripted"
+    finally:
+        made.shutdown()
+
+
+async def test_several_are_asked_at_once_and_each_can_be_given_up(distant: tuple[Distant, Resident]) -> None:
+    model, made = distant
+    waiting = [made.answer(asking("slow 0.5"), priority=QUESTION, deadline=5.0) for _ in range(4)]
+    began = time.monotonic()
+    first, *others = [asyncio.create_task(each) for each in waiting]
+    await made.ready()
+    await asyncio.sleep(0.15)
+    assert made.busy_since is not None
+    first.cancel()
+    answers = await asyncio.gather(*others)
+    assert [answer.text for answer in answers] == ["SLOW 0.5"] * 3
+    assert time.monotonic() - began < 1.5
+    assert len(model.threads) == 4
+    await until(lambda: made.busy_since is None)
+    assert made.figures()["cancelled"] == 1
+
+
+async def test_what_waits_while_it_loads_is_served_by_whichever_thread() -> None:
+    model = Distant()
+    loading = threading.Event()
+
+    def load() -> AudioLLM:
+        loading.wait(5)
+        return model
+
+    made = Resident(load, batch=1, threads=3, trial=lambda _llm: model.probe())
+    try:
+        waiting = [asyncio.create_task(made.answer(asking(str(i)), priority=SPEECH, deadline=5.0)) for i in range(6)]
+        await asyncio.sleep(0.1)  # their tickets are used up by now
+        loading.set()
+        assert [answer.text for answer in await asyncio.gather(*waiting)] == list("012345")
+    finally:
+        made.shutdown()

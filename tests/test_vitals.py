@@ -99,6 +99,7 @@ async def test_every_way_out_is_listed_without_a_secret(tmp_path: Path, yamnet_p
     settings = (
         "webhooks: {hosts: [hooks.example.org, '192.168.1.5:8123']}\n"
         "web: {host: 0.0.0.0, port: 0, password: 'hunter2hunter2', public_url: 'https://home.example.org/k/'}\n"
+        "profile: remote\nmodels: {remote: {url: 'https://127.0.0.1:9/v1', token: 'hunter2hunter2'}}\n"
     )
     settings = settings.replace("'hunter2hunter2'", "'${PAGE_PASSWORD}'")
     with pytest.MonkeyPatch.context() as patch:
@@ -112,6 +113,8 @@ async def test_every_way_out_is_listed_without_a_secret(tmp_path: Path, yamnet_p
             assert found[("webhook", "192.168.1.5:8123")] == ("network", "out")
             assert found[("stream", "camera.local")] == ("network", "out")
             assert found[("satellite", "127.0.0.1:9")] == ("machine", "out")
+            assert found[("remote", "127.0.0.1:9")] == ("machine", "out")
+            assert [(one.name, one.device) for one in health.models][1:2] == [("remote", "https://127.0.0.1:9")]
             assert found[("page", "0.0.0.0:0")] == ("network", "in")
             assert found[("page", "home.example.org")] == ("internet", "in")
             assert found[("models", "pip's index")] == ("internet", "out")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from pydantic import Field
 
+from assistant.errors import ModelError
 from assistant.events import Samples
 from assistant.settings import Settings
 
@@ -69,6 +70,10 @@ class Answer:
     text: str
     tokens: int
     stop: Stop
+
+
+class AwayError(ModelError):
+    """The model is out of reach for now: its server, or the way there. Somebody else has to do it."""
 
 
 class AudioLLM(Protocol):

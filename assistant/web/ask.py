@@ -28,7 +28,9 @@ class TaskAbility(_Model):
     needs: list[str] = Field(description="options it cannot do without: text, to")
     takes: list[str] = Field(description="further options it heeds")
     able: bool
-    lacks: Lacks | None = Field(description="what is needed; remedies: profile: hybrid or qwen; speech.enabled: true")
+    lacks: Lacks | None = Field(
+        description="what is needed; remedies: profile: hybrid, qwen or remote; speech.enabled: true"
+    )
 
 
 class Abilities(_Model):

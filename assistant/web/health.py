@@ -59,7 +59,7 @@ class ModelState(BaseModel):
 class WayState(BaseModel):
     """An address outside this process that data may go to, or that others may come to."""
 
-    kind: Literal["mqtt", "webhook", "database", "satellite", "stream", "models", "page", "wyoming", "broker"]
+    kind: Literal["mqtt", "webhook", "database", "satellite", "stream", "models", "remote", "page", "wyoming", "broker"]
     address: str = Field(description="host and port, without login")
     reach: Literal["machine", "network", "internet"] = Field(description="how far away that is, as its name tells")
     direction: Literal["out", "in"] = Field(description="in: others come and are answered")

@@ -123,7 +123,7 @@ def test_what_is_wrong_is_told_and_the_daemon_stays_up(house: Make, quiet: Path)
     assert send(here, "nowhere", wav(noise(1.0, -30.0)))[0] == 404
     status, told = here.call("POST", f"ask/chats/{chat}/ask", {"text": "What is it?"})
     assert status == 409
-    assert "profile: hybrid or qwen (kikimimi doctor" in told["detail"]
+    assert "profile: hybrid, qwen or remote (kikimimi doctor" in told["detail"]
     assert here.call("POST", f"ask/chats/{chat}/ask", {"task": "tag"})[0] == 409
     assert here.call("POST", f"ask/chats/{chat}/ask", {"task": "tag", "clips": ["x"] * 9})[0] == 422
     status, told = here.call("POST", f"ask/chats/{chat}/clips/event", {"event": str(ULID())})

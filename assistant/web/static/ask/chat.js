@@ -18,7 +18,7 @@ const own = texts({
     past: "A past event", past_title: "Take the clip of an event", no_past: "No event has a kept clip. Which ones are kept is told by “clips” in the configuration.", take: "Take",
     to: "Translate into", words: "Words to find", go: "Go", tick: "Tick a recording first.", history: "Questions and answers",
     start: "Ask about what is heard", start_text: "Record something, upload a file or take what a room hears, then choose a task or ask in your own words. Recordings stay in memory and are forgotten after a day.",
-    small: "Without an audio language model Kikimimi writes down speech, finds words, translates into English and names sounds. Free questions, descriptions and emotion need profile: hybrid or qwen; “kikimimi doctor” tells what fits this machine.",
+    small: "Without an audio language model Kikimimi writes down speech, finds words, translates into English and names sounds. Free questions, descriptions and emotion need profile: hybrid, qwen or remote; “kikimimi doctor” tells what fits this machine.",
     loading: "The audio language model is still loading: answers wait for it.", unwell: "The audio language model is out of order: {status}.",
   },
   ja: {
@@ -27,7 +27,7 @@ const own = texts({
     past: "過去のできごと", past_title: "できごとの録音を使う", no_past: "録音が残っているできごとはありません。何を残すかは設定ファイルの clips で決まります。", take: "使う",
     to: "翻訳先", words: "探す言葉", go: "実行", tick: "録音を選んでください。", history: "質問と回答",
     start: "聞こえたものについて聞く", start_text: "録音する、ファイルを選ぶ、部屋の音を使う――そのあと、やりたいことを選ぶか、自由に質問してください。録音はメモリにだけ置かれ、1日で消えます。",
-    small: "音声言語モデルがない構成では、文字起こし、言葉探し、英語への翻訳、音の名前がわかります。自由な質問、音の説明、感情には profile: hybrid または qwen が必要です。この機器で動くかは「kikimimi doctor」で確認できます。",
+    small: "音声言語モデルがない構成では、文字起こし、言葉探し、英語への翻訳、音の名前がわかります。自由な質問、音の説明、感情には profile: hybrid、qwen または remote が必要です。この機器で動くかは「kikimimi doctor」で確認できます。",
     loading: "音声言語モデルを読み込んでいます。回答は読み込みのあとになります。", unwell: "音声言語モデルが使えません：{status}",
   },
 });

@@ -1,0 +1,1 @@
+"""Our models behind an OpenAI-compatible API."""
