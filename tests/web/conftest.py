@@ -54,7 +54,13 @@ async def page(browser: Browser) -> AsyncIterator[Page]:
 
 async def watched(browser: Browser, **options: Any) -> AsyncIterator[Page]:
     """A page whose mistakes are found at its end. `page.excused`: texts of console errors that are meant."""
-    context = await browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
+    context = await browser.new_context(
+        **{
+            "viewport": {"width": 1280, "height": 800},
+            "reduced_motion": "reduce",
+            **options,
+        }  # axe sees colours at rest
+    )
     context.set_default_timeout(15_000)
     page = await context.new_page()
     mistakes: list[str] = []
