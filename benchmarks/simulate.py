@@ -5,7 +5,7 @@
 Each room says `--utterances` commands an hour and asks `--questions` questions about a clip, at random moments
 (Poisson), whether the server is done with the others or not: that is what rooms do. CLIPs are short commands (WAV);
 without any, espeak-ng reads some. Without `--url` a `kikimimi serve` with the small models is started for the time of
-the run. The number of rooms is doubled until the 95th percentile of the answers is later than `--deadline` or one in a
+the run. The number of rooms is doubled (or halved) until the 95th percentile of the answers is later than `--deadline` or one in a
 hundred fails; the knee is then searched between the last two numbers. Only requests are simulated: what a room costs
 its own machine is measured by benchmarks/rooms.py. Ends in one JSON line.
 """
@@ -47,7 +47,6 @@ SAID = (
 )
 FAILURES = 0.01  # share of requests without an answer that still is one in time
 LEAST = 60  # requests that a percentile is taken of
-FIRST = 25  # rooms
 PATIENCE = 30.0  # seconds after which a room waits no longer
 CLOSE = 1.15  # ratio between too many rooms and enough at which the search ends
 
@@ -141,13 +140,20 @@ def processor_time(pid: int | None) -> float:
 async def knee(client: httpx2.AsyncClient, clips: list[bytes], arguments: argparse.Namespace) -> dict[str, object]:
     """The largest number of rooms that is served well, and what was seen at the next one."""
     good: Found | None = None
-    count = FIRST
-    while (found := await rooms(client, clips, count, arguments)).carried(arguments.deadline):
-        good, count = found, 2 * count
-        await asyncio.sleep(1.0)
-    bad = found
+    bad: Found | None = None
+    count = arguments.first
+    while good is None or bad is None:
+        found = await rooms(client, clips, count, arguments)
+        if found.carried(arguments.deadline):
+            good, count = found, 2 * count
+        else:
+            bad, count = found, count // 2
+            await asyncio.sleep(5.0)  # what still waits in the server is none of the next number's affair
+        if not count:
+            break
+    assert bad is not None
     while good is not None and bad.rooms > CLOSE * good.rooms:
-        await asyncio.sleep(5.0)  # what still waits in the server is none of the next number's affair
+        await asyncio.sleep(5.0)
         found = await rooms(client, clips, round((good.rooms * bad.rooms) ** 0.5), arguments)
         if found.carried(arguments.deadline):
             good = found
@@ -230,6 +236,7 @@ async def main() -> None:
     parser.add_argument("--questions", type=float, default=0.0, help="an hour and room, for an audio language model")
     parser.add_argument("--deadline", type=float, default=2.0, help="seconds within which 95 %% of the answers come")
     parser.add_argument("--seconds", type=float, default=30.0, help="at least, of each number of rooms")
+    parser.add_argument("--first", type=int, default=200, help="number of rooms that is tried first")
     arguments = parser.parse_args()
     arguments.pid = None
     with tempfile.TemporaryDirectory() as folder:
