@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Generic, TypeVar
@@ -25,8 +26,10 @@ class ClosedError(Exception):
 class Channel(Generic[T]):
     """A queue of at most `size` items: `put` waits for room, `offer` sheds the oldest instead and counts it."""
 
-    def __init__(self, name: str, size: int, *, weigh: Callable[[T], float] = lambda _item: 1.0) -> None:
-        """`weigh` says what a shed item adds to `shed` (for audio: its seconds)."""
+    def __init__(
+        self, name: str, size: int, *, weigh: Callable[[T], float] = lambda _item: 1.0, limit: float = math.inf
+    ) -> None:
+        """`weigh` says what a shed item adds to `shed` (for audio: its seconds); all items weigh `limit` at most."""
         if size < 1:
             raise ValueError(f"channel {name}: size {size} is not positive")
         self.name = name
@@ -34,6 +37,8 @@ class Channel(Generic[T]):
         self.drops = 0
         self.shed = 0.0
         self._weigh = weigh
+        self._limit = limit
+        self._weight = 0.0  # of all items
         self._items: deque[T] = deque()
         self._closed = False
         self._readable = asyncio.Event()
@@ -53,12 +58,14 @@ class Channel(Generic[T]):
         """Add at once, shedding, counting and (1 in 100) logging the oldest item when full. Raises `ClosedError`."""
         if self._closed:
             raise ClosedError(self.name)
-        if len(self._items) >= self.size:
-            self.shed += self._weigh(self._items.popleft())
+        weight = self._weigh(item)
+        while self._items and (len(self._items) >= self.size or self._weight + weight > self._limit):
+            self.shed += self._weigh(self._take())
             self.drops += 1
             if self.drops % WARN_EVERY == 1:
                 log.warning("%s: full at %d, %d shed so far (%.1f)", self.name, self.size, self.drops, self.shed)
         self._items.append(item)
+        self._weight += weight
         self._readable.set()
 
     def offer_threadsafe(self, loop: asyncio.AbstractEventLoop, item: T) -> None:
@@ -79,8 +86,13 @@ class Channel(Generic[T]):
                 raise ClosedError(self.name)
             self._readable.clear()
             await self._readable.wait()
-        item = self._items.popleft()
+        item = self._take()
         self._writable.set()
+        return item
+
+    def _take(self) -> T:
+        item = self._items.popleft()
+        self._weight = self._weight - self._weigh(item) if self._items else 0.0
         return item
 
     def close(self) -> None:

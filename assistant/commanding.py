@@ -120,6 +120,11 @@ class RoomCommands:
         self._echo_at = chunk.end
         return self._echo.feed(heard)
 
+    @property
+    def replying(self) -> bool:
+        """Whether a reply is played here, which somebody may speak over."""
+        return self._echo is not None
+
     def wake(self, position: int, word: str) -> None:
         """A wake word ended at `position`: here, or in a satellite that listens for it itself."""
         self.woken += 1

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, runtime_checkabl
 
 from ulid import ULID
 
+from assistant.audio.source import CHUNK, LONGEST_CHUNK, Paced
 from assistant.channel import Channel
 from assistant.commanding import Addressed, RoomCommands
 from assistant.events import (
@@ -296,6 +297,10 @@ class Pipeline:
         self._evidence = Evidence(models.tagger.labels)
         self._verdicts = Verdicts()
         self._over = False  # the source has ended, and all of it was heard
+        self._pace = source.pace if isinstance(source, Paced) else None
+        # So long that the first window of a sound, which ends a chunk or more later, is no later than with short ones.
+        ahead = round(settings.windows.first * SAMPLE_RATE) // CHUNK - 1
+        self._longest = min(max(1, ahead) * CHUNK, LONGEST_CHUNK)
         self._alerts = frozenset(name for name, group in settings.table.groups.items() if group.alert)
         self._merger = Merger(self._alerts)
         self._sounds = self._llm_sounds()
@@ -454,7 +459,7 @@ class Pipeline:
             self._announce(detection)
         await self._understand(chunk, frames)
         began = time.perf_counter()
-        utterances = self._speech.feed(chunk, frames)
+        utterances = self._speech.feed(chunk, frames) if self._settings.recognise else []
         if self._commands is not None:
             self._commands.hear(chunk, frames, speaking=self._speech.phase is not Phase.QUIET)
         self._working += time.perf_counter() - began
@@ -466,6 +471,19 @@ class Pipeline:
         self._measure(chunk, frames)
         if self._after_chunk is not None:
             await self._after_chunk(self)
+        if self._pace is not None:
+            self._pace.samples = self._longest if self._idle() else CHUNK
+
+    def _idle(self) -> bool:
+        """Whether nothing goes on that a longer chunk would make later."""
+        return (
+            self._windows.active_since is None
+            and self._speech.phase is Phase.QUIET
+            and not (self._tracker.running or self._taught.running or self._held)
+            and not (self._commands is not None and self._commands.replying)
+            and self._watching is None
+            and self._models.llm is None
+        )
 
     async def _tag(self, windows: Sequence[Window]) -> None:
         for window in windows:
@@ -722,7 +740,7 @@ class Pipeline:
         self._peak = max(self._peak, *(frame.dbfs for frame in frames))
         if chunk.end < self._level_at:
             return
-        self._level_at = chunk.end + LEVEL_EVERY
+        self._level_at = max(self._level_at + LEVEL_EVERY, chunk.end)
         last = frames[-1]
         self._level(
             LevelMeasured(self._source.room, round(last.dbfs, 1), round(last.floor_dbfs, 1), round(self._peak, 1))

@@ -60,6 +60,11 @@ class TaughtTracker:
         self._ready_at: dict[str, int] = {}
         self._keys = FIRST_KEY
 
+    @property
+    def running(self) -> bool:
+        """Whether one of them sounds."""
+        return bool(self._running)
+
     def learn(self, sounds: Sequence[TaughtSound]) -> None:
         """From now on these sounds are known; one that runs goes on to its end."""
         self._heads, self._before = Heads(sounds), None

@@ -327,6 +327,11 @@ class Tracker:
         self._sensitivity = sensitivity
         self._set_thresholds()
 
+    @property
+    def running(self) -> bool:
+        """Whether a sound is running."""
+        return bool(self._running)
+
     def weigh(self, factors: Mapping[str, float]) -> None:
         """From the next window on multiply the thresholds of these kinds of sound (`kind_of`); of all others by 1."""
         self._factors = dict(factors)

@@ -86,3 +86,14 @@ async def test_another_thread_may_offer_even_after_close() -> None:
 def test_a_size_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="not positive"):
         Channel("test", 0)
+
+
+def test_what_all_items_weigh_is_bounded_too() -> None:
+    channel: Channel[float] = Channel("blocks", 100, weigh=lambda seconds: seconds, limit=1.0)
+    for _ in range(5):
+        channel.offer(0.25)
+    assert (len(channel), channel.drops, channel.shed) == (4, 1, 0.25)
+    channel.offer(0.6)
+    assert (len(channel), channel.drops, channel.shed) == (2, 4, 1.0)
+    channel.offer(3.0)  # more than all may weigh: it is alone
+    assert (len(channel), channel.drops) == (1, 6)

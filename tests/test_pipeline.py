@@ -15,7 +15,8 @@ import pytest
 from numpy.typing import NDArray
 
 from assistant import pipeline as pipeline_module
-from assistant.audio.source import SourceStats
+from assistant.audio.source import CHUNK as SHORT_CHUNK
+from assistant.audio.source import LONGEST_CHUNK, Chunker, Pace, SourceStats
 from assistant.config import Config
 from assistant.errors import SourceError
 from assistant.events import SAMPLE_RATE, Chunk, Event, Samples, SpeechEvidence, State, Transcript, frozen
@@ -133,6 +134,51 @@ def pipe(
     source: Played, models: Models, events: list[Event], *, inline: bool = False, clocked: bool = False
 ) -> Pipeline:
     return Pipeline(source, models, hearing_settings(Config()), events.append, inline=inline, clocked=clocked)
+
+
+class Paced:
+    """A source whose chunks are as long as whoever hears it says."""
+
+    live = True
+
+    def __init__(self, samples: Samples) -> None:
+        self.room, self.name, self.stats, self.pace = "kitchen", "paced", SourceStats(), Pace()
+        self.lengths: list[tuple[int, int]] = []
+        self._samples = samples
+
+    async def chunks(self) -> AsyncIterator[Chunk]:
+        chunker = Chunker(self.room, self.name, 0.0, self.pace)
+        for chunk in chunker.feed(self._samples):
+            self.lengths.append((chunk.start, len(chunk.samples)))
+            yield chunk
+        for chunk in chunker.flush():
+            yield chunk
+
+
+class Unpaced(Paced):
+    """The same, which listens to nobody."""
+
+    async def chunks(self) -> AsyncIterator[Chunk]:
+        for chunk in Chunker(self.room, self.name, 0.0).feed(self._samples):
+            yield chunk
+
+
+async def test_chunks_are_long_while_nothing_is_heard_and_what_is_told_stays_the_same(models: Build) -> None:
+    """As soon as the gate opens they are short: nothing is heard later for it."""
+    bed = np.random.default_rng(1).normal(0.0, 0.001, 48 * SAMPLE_RATE).astype(np.float32)
+    heard = placed(placed(bed, spoken(2.0), 12.03), t3(cycles=3), 22.01)
+    paced, unpaced = Paced(heard), Unpaced(heard)
+    told: dict[Paced, list[Event]] = {paced: [], unpaced: []}
+    for source, events in told.items():
+        await Pipeline(source, models(Slow()), hearing_settings(Config()), events.append, inline=True).run()
+    assert [replace(event, id="", latency=0.0) for event in told[paced]] == [
+        replace(event, id="", latency=0.0) for event in told[unpaced]
+    ]
+    assert {event.kind for event in told[paced]} == {"sound", "speech"}
+    quiet = [length for start, length in paced.lengths if 8 * SAMPLE_RATE < start < 11 * SAMPLE_RATE]
+    busy = [length for start, length in paced.lengths if 12.5 * SAMPLE_RATE < start < 14 * SAMPLE_RATE]
+    assert set(quiet) == {LONGEST_CHUNK}
+    assert set(busy) == {SHORT_CHUNK}
 
 
 async def test_a_slow_recogniser_does_not_delay_an_alarm(models: Build) -> None:

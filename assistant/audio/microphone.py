@@ -21,14 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assistant import portaudio
-from assistant.audio.source import Block, SourceStats, Splicer
+from assistant.audio.source import Block, Gathering, Pace, SourceStats, Splicer
 from assistant.channel import Channel
 from assistant.errors import SourceError
 from assistant.events import Chunk
 from assistant.waiting import at_most, in_thread
 
 BLOCK_SECONDS = 0.04
-HELD_BLOCKS = 250  # 10 s between PortAudio's thread and whoever takes the chunks
+HELD_BLOCKS = 250  # between PortAudio's thread and whoever takes the chunks
+HELD_SECONDS = 10.1  # at most, however much a block holds
 OPEN_SECONDS = portaudio.OPEN_SECONDS
 CLOSE_SECONDS = 2.0
 FIRST_SECONDS = 5.0  # until the first callback: PulseAudio takes two
@@ -66,12 +67,13 @@ class Microphone:
         self.room = room
         self.name = device
         self.stats = SourceStats()
+        self.pace = Pace()
 
     async def chunks(self) -> AsyncIterator[Chunk]:
         """Chunks until cancelled. Raises `SourceError` when there is no such device, or it stops delivering."""
-        held: Channel[Block] = Channel(self.name, HELD_BLOCKS, weigh=lambda block: block.seconds)
-        capture = _Capture(asyncio.get_running_loop(), held)
-        splicer = Splicer(self.room, self.name, self.stats)
+        held: Channel[Block] = Channel(self.name, HELD_BLOCKS, weigh=lambda block: block.seconds, limit=HELD_SECONDS)
+        capture = _Capture(asyncio.get_running_loop(), held, self.pace)
+        splicer = Splicer(self.room, self.name, self.stats, self.pace)
         try:
             try:
                 async with asyncio.timeout(OPEN_SECONDS):
@@ -115,15 +117,16 @@ async def _within(patience: float, held: Channel[Block]) -> Block:
 
 
 class _Capture:
-    """The PortAudio stream and its callback, which only copies and hands over."""
+    """The PortAudio stream and its callback, which only copies and hands over, several blocks at once if it may."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, held: Channel[Block]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, held: Channel[Block], pace: Pace) -> None:
         self.overflows = 0
         self.underflows = 0
         self.disturbed = -math.inf  # monotonic seconds when it was last suspended or resumed
         self._name = ""
         self._loop = loop
         self._held = held
+        self._gathering = Gathering(pace)
         self._stream: Any = None
         self._closed = False
         self._rate = 0.0
@@ -195,7 +198,8 @@ class _Capture:
                 self._position += gap
         self._next = begun + duration
         # The wall time is that of arrival: the delay that PulseAudio tells is wrong by 0.7 s in the first seconds.
-        self._held.offer_threadsafe(self._loop, Block(self._position, data.copy(), self._rate, time.time()))
+        for block in self._gathering.feed(Block(self._position, data.copy(), self._rate, time.time())):
+            self._held.offer_threadsafe(self._loop, block)
         self._position += duration
 
 

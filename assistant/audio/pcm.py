@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from assistant.audio.source import Chunker, Converter, SourceStats
+from assistant.audio.source import Chunker, Converter, Pace, SourceStats
 from assistant.errors import SourceError
 from assistant.events import SAMPLE_RATE, Chunk
 
@@ -33,6 +33,7 @@ class Pcm:
         self.room = room
         self.name = address
         self.stats = SourceStats()
+        self.pace = Pace()
         self._descriptor = descriptor
 
     async def chunks(self) -> AsyncIterator[Chunk]:
@@ -46,7 +47,7 @@ class Pcm:
         loop = asyncio.get_running_loop()
         reader = ThreadPoolExecutor(1, thread_name_prefix="read pcm")
         converter = Converter(self.name, self.stats)
-        chunker = Chunker(self.room, self.name)
+        chunker = Chunker(self.room, self.name, pace=self.pace)
         rest = b""
         try:
             while (data := await loop.run_in_executor(reader, self._read, descriptor)) != b"":

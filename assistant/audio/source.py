@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import soxr
@@ -19,6 +19,7 @@ from assistant.events import SAMPLE_RATE, Chunk, Problem, Samples, frozen, secon
 log = logging.getLogger(__name__)
 
 CHUNK = 1280  # samples: 80 ms; at 40 ms a quiet room costs half as much again in wake-ups
+LONGEST_CHUNK = 4 * CHUNK  # samples: 320 ms, where nothing is heard
 FULL_SCALE = 0.9999  # a sample at or above it counts as clipped (32767 / 32768 = 0.99997)
 ARRIVALS = 250  # of blocks, about ten seconds: how often the wall clock is compared
 CLOCK_SET = 2.0  # seconds: somebody set the wall clock
@@ -36,6 +37,23 @@ class SourceStats:
     bad_samples: int = 0  # NaN or infinite, replaced by zero
     clipped_samples: int = 0  # at full scale (per channel)
     problem: Problem = Problem.NONE  # what it has given for the last seconds
+
+
+@dataclass(slots=True)
+class Pace:
+    """How much audio a source hands over at once: who hears it raises that while nothing goes on there.
+
+    Any thread may read it.
+    """
+
+    samples: int = CHUNK  # of a chunk: a multiple of 80 ms, at most `LONGEST_CHUNK`
+
+
+@runtime_checkable
+class Paced(Protocol):
+    """A source whose chunks may be longer for a while."""
+
+    pace: Pace
 
 
 class Source(Protocol):
@@ -152,14 +170,55 @@ class Block:
         """How long it lasts."""
         return len(self.samples) / self.rate
 
+    @property
+    def end(self) -> float:
+        """Seconds of the source after its last frame."""
+        return self.start + self.seconds
+
+
+class Gathering:
+    """Blocks of a live source on their way out of its thread: several at once while nothing goes on.
+
+    Each wakes the loop, which is most of what a quiet room costs. It belongs to that thread.
+    """
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._blocks: list[Block] = []
+        self._seconds = 0.0
+
+    def feed(self, block: Block) -> Iterator[Block]:
+        """What is to be handed over now."""
+        last = self._blocks[-1] if self._blocks else block
+        if last is not block and (abs(block.start - last.end) > GAP or _format(block) != _format(last)):
+            yield from self.flush()
+        self._blocks.append(block)
+        self._seconds += block.seconds
+        if self._pace.samples == CHUNK or self._seconds >= seconds(self._pace.samples) - GAP:
+            yield from self.flush()
+
+    def flush(self) -> Iterator[Block]:
+        """What waits."""
+        blocks, self._blocks, self._seconds = self._blocks, [], 0.0
+        if len(blocks) > 1:
+            samples = np.concatenate([block.samples for block in blocks])
+            yield Block(blocks[0].start, samples, blocks[0].rate, blocks[-1].taken)
+        else:
+            yield from blocks
+
+
+def _format(block: Block) -> tuple[float, int]:
+    return block.rate, block.samples.shape[1]
+
 
 class Chunker:
-    """Cuts mono 16 kHz audio into chunks of exactly 80 ms; only the last before an end or a gap is shorter."""
+    """Cuts mono 16 kHz audio into chunks of 80 ms, or as long as `pace` says; only the last before a gap is shorter."""
 
-    def __init__(self, room: str, name: str, opened: float | None = None) -> None:
+    def __init__(self, room: str, name: str, opened: float | None = None, pace: Pace | None = None) -> None:
         """`opened`: Unix seconds of sample 0, by default now."""
         self._room = room
         self._name = name
+        self._pace = pace or Pace()
         self._opened = time.time() if opened is None else opened
         self._earliest = math.inf
         self._arrivals = 0
@@ -173,11 +232,10 @@ class Chunker:
 
     def feed(self, samples: Samples) -> Iterator[Chunk]:
         """The chunks that are full."""
-        pending = np.concatenate((self._pending, samples)) if len(self._pending) else samples
-        whole = len(pending) // CHUNK * CHUNK
-        self._pending = pending[whole:]
-        for at in range(0, whole, CHUNK):
-            yield self._cut(pending[at : at + CHUNK])
+        self._pending = np.concatenate((self._pending, samples)) if len(self._pending) else samples
+        while len(self._pending) >= (size := self._pace.samples):  # it may change with each
+            full, self._pending = self._pending[:size], self._pending[size:]
+            yield self._cut(full)
 
     def flush(self) -> Iterator[Chunk]:
         """What is left, if anything."""
@@ -211,10 +269,11 @@ class Chunker:
 class Splicer:
     """Blocks of a live source to chunks: a gap between blocks closes the chunk and shows as a jump in `Chunk.start`."""
 
-    def __init__(self, room: str, name: str, stats: SourceStats) -> None:
+    def __init__(self, room: str, name: str, stats: SourceStats, pace: Pace | None = None) -> None:
         self._room = room
         self._name = name
         self._stats = stats
+        self._pace = pace
         self._converter = Converter(name, stats)
         self._chunker: Chunker | None = None
         self._expected = 0.0
@@ -222,7 +281,7 @@ class Splicer:
     def feed(self, block: Block) -> Iterator[Chunk]:
         """The chunks that are full."""
         if self._chunker is None:
-            self._chunker = Chunker(self._room, self._name, block.taken - block.seconds)
+            self._chunker = Chunker(self._room, self._name, block.taken - block.seconds, self._pace)
         lost = block.start - self._expected
         if lost > GAP:
             yield from self.flush()

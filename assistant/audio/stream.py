@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from assistant.audio.address import without_secrets
 from assistant.audio.frames import planes
-from assistant.audio.source import Block, SourceStats, Splicer
+from assistant.audio.source import Block, Gathering, Pace, SourceStats, Splicer
 from assistant.channel import Channel
 from assistant.errors import SourceError
 from assistant.events import Chunk
@@ -25,7 +25,8 @@ READ_SECONDS = 8.0  # without a packet
 # FFmpeg looks at up to 5 s of a stream before its first frame, mostly for the sake of pictures; sound is known at once.
 ANALYSE_MICROSECONDS = "500000"
 LEAD_SECONDS = 2.0  # a peer that sends faster than real time (a file, a radio's first burst) is read this far ahead
-HELD_FRAMES = 1_000  # about 20 s between the thread and whoever takes the chunks
+HELD_FRAMES = 1_000  # between the thread and whoever takes the chunks
+HELD_SECONDS = 20.0  # at most, however much a frame holds
 BACKOFF = (1.0, 15.0)  # seconds, give or take a fifth: first and longest wait before it is tried again
 GAP_SECONDS = 0.1, 3600.0  # a jump of the time stamps between these is lost audio; a larger one is a new clock
 
@@ -40,6 +41,7 @@ class Stream:
         self.room = room
         self.name = without_secrets(url)
         self.stats = SourceStats()
+        self.pace = Pace()
         self._url = url
         self._failure: SourceError | None = None
         self._stopped = threading.Event()
@@ -49,7 +51,7 @@ class Stream:
 
         An HTTP peer that told no length and closes has broken off, as FFmpeg sees it: that is a `SourceError` too.
         """
-        held: Channel[Block] = Channel(self.name, HELD_FRAMES, weigh=lambda block: block.seconds)
+        held: Channel[Block] = Channel(self.name, HELD_FRAMES, weigh=lambda block: block.seconds, limit=HELD_SECONDS)
         self._failure = None
         self._stopped = threading.Event()
         loop = asyncio.get_running_loop()
@@ -57,7 +59,7 @@ class Stream:
         threading.Thread(
             target=self._read, args=(loop, held, self._stopped), name=f"read {self.name}", daemon=True
         ).start()
-        splicer = Splicer(self.room, self.name, self.stats)
+        splicer = Splicer(self.room, self.name, self.stats, self.pace)
         try:
             async for block in held:
                 self.stats.overruns = held.drops
@@ -109,6 +111,7 @@ class Stream:
         position = 0.0  # seconds of the stream since its first sample
         stamp: float | None = None  # where the next frame should start on the peer's clock
         began = time.monotonic()
+        gathering = Gathering(self.pace)
         for frame in container.decode(container.streams.audio[0]):
             if stopped.is_set():
                 return
@@ -121,10 +124,13 @@ class Stream:
             position += lost
             ahead = position + frame.samples / rate - (time.monotonic() - began)
             block = Block(position, planes(frame), rate, time.time() + max(0.0, ahead))
-            held.offer_threadsafe(loop, block)
+            for gathered in gathering.feed(block):
+                held.offer_threadsafe(loop, gathered)
             position += block.seconds
             if ahead > LEAD_SECONDS:
                 stopped.wait(ahead - LEAD_SECONDS)
+        for gathered in gathering.flush():
+            held.offer_threadsafe(loop, gathered)
 
 
 def _reason(error: av.FFmpegError) -> str:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from assistant.audio.address import SUFFIXES
 from assistant.audio.frames import planes
-from assistant.audio.source import Chunker, Converter, SourceStats
+from assistant.audio.source import Chunker, Converter, Pace, SourceStats
 from assistant.errors import SourceError
 from assistant.events import Chunk, seconds
 
@@ -43,6 +43,7 @@ class File:
         self.room = room
         self.name = str(path)
         self.stats = SourceStats()
+        self.pace = Pace()
         self._path = Path(path).expanduser()
         self._speed = speed
 
@@ -53,7 +54,7 @@ class File:
         # One thread does all that touches the decoder, so closing waits for a read in progress without blocking us.
         reader = ThreadPoolExecutor(1, thread_name_prefix=f"read {self._path.name}")
         converter = Converter(self.name, self.stats)
-        chunker = Chunker(self.room, self.name)
+        chunker = Chunker(self.room, self.name, pace=self.pace)
         began = time.monotonic()
         try:
             while (item := await loop.run_in_executor(reader, next, blocks, None)) is not None:

@@ -12,10 +12,11 @@ another sound may spoil any one pulse or gap. Why these numbers: docs/adr/0004-a
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from assistant.events import SAMPLE_RATE, Chunk, Detection, Samples, State
@@ -29,6 +30,7 @@ BLOCK = 50  # frames worked on at once: 0.5 s, wherever the chunks end
 RATE = SAMPLE_RATE // HOP  # frames a second
 HISTORY = 600  # frames searched: the longest cycle, the silence before and after it, and a block
 KEPT = 1_800  # frames of tonality kept: three cycles of T4
+SPARE = 600  # frames more, so that what is kept moves every six seconds only
 BANDS = (*range(15, 19), *range(88, 115, 2))  # centre bins: 437 to 594 Hz and 2,720 to 3,590 Hz, each three bins wide
 NEIGHBOURS = (*range(-9, -4), *range(5, 10))  # bins: what a tone must stand out of
 QUIET = np.float32(1e-10)  # power in a bin: -100 dBFS; below it nothing is a tone
@@ -162,6 +164,11 @@ SLOTS = {pattern.model: slots_of(pattern) for pattern in PATTERNS}
 BINS = sorted({band + offset for band in BANDS for offset in (-1, 0, 1, *NEIGHBOURS)})
 HANN = np.hanning(WINDOW + 1)[:WINDOW].astype(np.float32)
 HANN /= np.sqrt(N_FFT * np.square(HANN).sum() / 2)  # the power of a tone, summed over its bins, is its mean square
+HALF = WINDOW // 2
+_ANGLES = np.outer(np.arange(HALF), 2 * np.pi * np.array(BINS) / N_FFT)  # from the middle of the window
+COSINES = (HANN[HALF:, None] * np.cos(_ANGLES)).astype(np.float32)
+SINES = (HANN[HALF:, None] * np.sin(_ANGLES)).astype(np.float32)
+ROWS = 17  # frames multiplied at once: OpenBLAS starts threads for more, which on busy cores cost twenty times as much
 _OFFSETS = np.subtract.outer(BINS, BANDS)
 NEAR = (np.abs(_OFFSETS) <= 1).astype(np.float32)  # (bins, bands): the sum over a band
 BESIDE = np.isin(_OFFSETS, NEIGHBOURS).astype(np.float32) / len(
@@ -172,15 +179,30 @@ BESIDE = np.isin(_OFFSETS, NEIGHBOURS).astype(np.float32) / len(
 def tonality(samples: Samples) -> tuple[Frames, Frames]:
     """Tonality (dB, at least 0) and level (dBFS, RMS) of each band, both of shape (frames, bands).
 
-    `samples` has shape (frames * HOP + WINDOW - HOP,). The transform is an FFT of all bins: a matrix product with the
-    few that are needed looks cheaper, but BLAS threads on busy cores made it cost twenty times as much.
+    `samples` has shape (frames * HOP + WINDOW - HOP,).
     """
-    frames = sliding_window_view(samples, WINDOW)[::HOP] * HANN
-    spectrum = np.fft.rfft(frames, N_FFT)[:, BINS]
-    power = np.square(spectrum.real) + np.square(spectrum.imag) + QUIET
+    power = _power(samples) + QUIET
     level = 10 * np.log10(power @ NEAR)
     tonal = np.maximum(level - 10 * np.log10(power) @ BESIDE - BIAS, 0)
     return tonal, level
+
+
+def _power(samples: Samples) -> Frames:
+    """Shape (frames, bins): power of the bins that are needed, a third of what an FFT of all of them costs.
+
+    The window is symmetric about its middle, so each half of its samples is multiplied once: sums give the cosines'
+    part of a bin, differences the sines'.
+    """
+    frames, step = (len(samples) - WINDOW) // HOP + 1, samples.strides[0]
+    right = as_strided(samples[HALF:], (frames, HALF), (HOP * step, step), writeable=False)
+    left = as_strided(samples[HALF:], (frames, HALF), (HOP * step, -step), writeable=False)
+    even, odd = right + left, right - left
+    even[:, 0] = right[:, 0]  # the middle itself, which is there once
+    power = np.empty((frames, len(BINS)), np.float32)
+    for at in range(0, frames, ROWS):
+        rows = slice(at, at + ROWS)
+        np.add(np.square(even[rows] @ COSINES), np.square(odd[rows] @ SINES), out=power[rows])
+    return power
 
 
 class Cadence:
@@ -196,8 +218,33 @@ class Cadence:
         self._next = start  # where the next chunk should start
         self._waiting: list[Samples] = []
         self._frames = 0  # worked on so far
-        self._tonal = np.zeros((KEPT, len(BANDS)), np.float32)
-        self._level = np.full((HISTORY, len(BANDS)), -100.0, np.float32)
+        self._filled = KEPT  # frames in use of the two below; the rest is spare
+        self._tonals = np.zeros((KEPT + SPARE, len(BANDS)), np.float32)
+        self._levels = np.full((KEPT + SPARE, len(BANDS)), -100.0, np.float32)
+        still = np.zeros(len(BANDS), np.intp)
+        self._loud_blocks = deque([still] * (HISTORY // BLOCK))  # loud frames of each band, by block
+        self._loud = still.copy()  # the same in all of them
+
+    @property
+    def _tonal(self) -> Frames:
+        """Shape (at least KEPT, bands): the newest last."""
+        return self._tonals[: self._filled]
+
+    @property
+    def _level(self) -> Frames:
+        """Shape (HISTORY, bands): the newest last."""
+        return self._levels[self._filled - HISTORY : self._filled]
+
+    def _keep(self, tonal: Frames, level: Frames) -> None:
+        if self._filled + BLOCK > len(self._tonals):
+            self._tonals[: KEPT - BLOCK] = self._tonals[self._filled - (KEPT - BLOCK) : self._filled]
+            self._levels[: KEPT - BLOCK] = self._levels[self._filled - (KEPT - BLOCK) : self._filled]
+            self._filled = KEPT - BLOCK
+        self._tonals[self._filled : self._filled + BLOCK] = tonal
+        self._levels[self._filled : self._filled + BLOCK] = level
+        self._filled += BLOCK
+        self._loud_blocks.append(np.count_nonzero(tonal > LOUD, axis=0))
+        self._loud += self._loud_blocks[-1] - self._loud_blocks.popleft()
 
     def feed(self, chunk: Chunk) -> list[Detection]:
         """Hear the next chunk: alarms that began or ended. The work is done twice a second.
@@ -246,11 +293,9 @@ class Cadence:
         return found
 
     def _work(self, samples: Samples) -> list[Detection]:
-        tonal, level = tonality(samples)
-        self._tonal = np.concatenate([self._tonal[BLOCK:], tonal])
-        self._level = np.concatenate([self._level[BLOCK:], level])
+        self._keep(*tonality(samples))
         self._frames += BLOCK
-        awake = np.flatnonzero(np.count_nonzero(self._tonal[-HISTORY:] > LOUD, axis=0) >= AWAKE)
+        awake = np.flatnonzero(self._loud >= AWAKE)
         found: list[Detection] = []
         for search in self._searches:
             for cycle in self._cycles(search.pattern, awake) if len(awake) else []:

@@ -101,15 +101,32 @@ class Speech:
         self._next = chunk.end
         samples = np.concatenate((self._rest, chunk.samples)) if len(self._rest) else chunk.samples
         origin = chunk.end - len(samples)
-        for frame in frames:
-            first = frame.start - origin
-            utterance = self._step(frame, samples[first : first + FRAME])
-            if utterance is not None:
-                utterances.append(utterance)
+        if self._phase is Phase.QUIET and not any(frame.active for frame in frames):
+            self._pass(frames, samples, origin)
+        else:
+            for frame in frames:
+                first = frame.start - origin
+                utterance = self._step(frame, samples[first : first + FRAME])
+                if utterance is not None:
+                    utterances.append(utterance)
         if frames:
             samples = samples[frames[-1].start + FRAME - origin :]
         self._rest = samples.copy()
         return utterances
+
+    def _pass(self, frames: Sequence[Frame], samples: Samples, origin: int) -> None:
+        """What `_step` does in a quiet room, for all frames of a chunk at once: the pre-roll moves on."""
+        if not frames:
+            return
+        if self._used:
+            self._detect, self._used = self._open_detector(self._settings), False
+        if not self._audio:
+            self._start = frames[0].start
+        for frame in frames:
+            first = frame.start - origin
+            self._audio.append(samples[first : first + FRAME])
+        self._voiced.extend([False] * len(frames))
+        self._drop(len(self._audio) - self._pre_roll - self._window)
 
     def end(self) -> list[Utterance]:
         """The source ended or lost audio: the utterance in progress, if it is one."""

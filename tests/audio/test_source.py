@@ -5,8 +5,18 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from assistant.audio.source import CHUNK, Block, Chunker, Converter, SourceStats, Splicer
-from assistant.events import SAMPLE_RATE
+from assistant.audio.source import (
+    CHUNK,
+    LONGEST_CHUNK,
+    Block,
+    Chunker,
+    Converter,
+    Gathering,
+    Pace,
+    SourceStats,
+    Splicer,
+)
+from assistant.events import SAMPLE_RATE, Chunk
 
 
 def tone(rate: float, seconds: float = 1.0, frequency: float = 440.0, amplitude: float = 0.5) -> np.ndarray:
@@ -89,6 +99,17 @@ class TestChunker:
         assert chunks[3].time == pytest.approx(100.0 + 3 * CHUNK / 16_000)
         assert (chunks[0].room, chunks[0].source) == ("room", "name")
 
+    def test_chunks_are_as_long_as_its_pace_says_and_none_is_lost_when_that_changes(self):
+        pace = Pace()
+        chunker, audio = Chunker("room", "name", 100.0, pace), tone(16000, 1.04)
+        chunks: list[Chunk] = []
+        for n, piece in enumerate(np.split(audio, 13)):  # of 80 ms
+            pace.samples = LONGEST_CHUNK if 3 <= n < 9 else CHUNK
+            chunks += chunker.feed(piece)
+        assert [len(chunk.samples) for chunk in chunks] == [CHUNK] * 3 + [LONGEST_CHUNK] + [CHUNK] * 6
+        assert [chunk.start for chunk in chunks] == [*np.cumsum([0] + [len(c.samples) for c in chunks[:-1]])]
+        assert np.array_equal(np.concatenate([chunk.samples for chunk in chunks]), audio)
+
     def test_chunks_are_read_only_and_own_their_samples(self):
         (chunk,) = Chunker("room", "name").feed(tone(16000)[:CHUNK])
         with pytest.raises(ValueError, match="read-only"):
@@ -142,3 +163,33 @@ class TestSplicer:
                 assert chunk.start == end
                 end = chunk.end
         assert stats.lost_seconds == 0
+
+
+class TestGathering:
+    def blocks(self, count: int, start: float = 0.0) -> list[Block]:
+        audio = tone(48_000)[: 1920 * count].reshape(count, 1920, 1)
+        return [Block(start + 0.04 * n, samples, 48_000, 1000.0 + 0.04 * n) for n, samples in enumerate(audio)]
+
+    def test_every_block_goes_on_at_once_while_something_is_heard(self):
+        gathering = Gathering(Pace())
+        for block in self.blocks(5):
+            assert list(gathering.feed(block)) == [block]
+
+    def test_blocks_go_on_together_while_nothing_is(self):
+        pace, blocks = Pace(LONGEST_CHUNK), self.blocks(20)
+        gathering = Gathering(pace)
+        out = [whole for block in blocks[:18] for whole in gathering.feed(block)]
+        assert [(round(whole.start, 2), round(whole.seconds, 2)) for whole in out] == [(0.0, 0.32), (0.32, 0.32)]
+        assert out[0].taken == blocks[7].taken
+        pace.samples = CHUNK
+        out += gathering.feed(blocks[18])
+        assert round(out[-1].seconds, 2) == 0.12
+        given, taken = (np.concatenate([block.samples for block in some]) for some in (blocks[:19], out))
+        assert np.array_equal(given, taken)
+        assert not list(gathering.flush())
+
+    def test_a_gap_stays_a_gap(self):
+        gathering = Gathering(Pace(LONGEST_CHUNK))
+        out = [whole for block in (*self.blocks(3), *self.blocks(3, start=1.0)) for whole in gathering.feed(block)]
+        out += gathering.flush()
+        assert [(round(whole.start, 2), round(whole.seconds, 2)) for whole in out] == [(0.0, 0.12), (1.0, 0.12)]

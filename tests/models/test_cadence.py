@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from assistant import synthesis
 from assistant.events import SAMPLE_RATE, Chunk, Detection, Samples, State, frozen
-from assistant.models.cadence import Cadence
+from assistant.models.cadence import BINS, BLOCK, HANN, HOP, N_FFT, QUIET, WINDOW, Cadence, _power
 
 BED_DBFS = -55.0
 LEAD = 5.0  # seconds of bed before the sound
@@ -262,3 +262,12 @@ def test_a_short_loss_is_bridged_and_a_long_one_ends_the_alarm() -> None:
     assert found[0].end is not None
     assert found[0].end <= len(samples)
     assert cadence.end() == []
+
+
+def test_the_power_of_the_bins_is_that_of_a_fourier_transform() -> None:
+    samples = np.random.default_rng(3).normal(0.0, 0.01, BLOCK * HOP + WINDOW - HOP).astype(np.float32)
+    samples += synthesis.tone(3_100.0, 1.0)[: len(samples)]
+    frames = np.lib.stride_tricks.sliding_window_view(samples, WINDOW)[::HOP] * HANN
+    spectrum = np.fft.rfft(frames.astype(np.float64), N_FFT)[:, BINS]
+    wanted = 10 * np.log10(np.abs(spectrum) ** 2 + QUIET)
+    assert 10 * np.log10(_power(samples) + QUIET) == pytest.approx(wanted, abs=0.01)
