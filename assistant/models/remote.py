@@ -180,7 +180,7 @@ class Remote:
         except AwayError:
             raise
         except ModelError as error:  # a server that refuses even this
-            raise AwayError(str(error)) from error
+            raise AwayError(f"{self._settings.place}: {error}") from error
 
     def answer(
         self,
