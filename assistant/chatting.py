@@ -105,16 +105,15 @@ class Chatting:
     async def abilities(self) -> Abilities:
         """What can be asked, as the models are now. Raises `AssistantError` while that is not known."""
         models = self._house.models
-        whisper = None
-        if models.llm is None:
+        llm, known = models.conversing, None
+        if llm is None:
             try:
                 async with asyncio.timeout(LOAD_WITHIN):
-                    whisper = await models.recogniser()
+                    known, _ = await self._whisper()
             except TimeoutError:
                 raise AssistantError("speech recognition is still loading; remedy: try again in a moment") from None
-        known = whisper if isinstance(whisper, Whisper) else None
-        into = list(tasks.LANGUAGES) if models.llm is not None else ["en"] if known and known.multilingual else []
-        spoken = list(tasks.LANGUAGES) if models.llm is not None else sorted(known.supported) if known else []
+        into = list(tasks.LANGUAGES) if llm is not None else ["en"] if known and known.multilingual else []
+        spoken = list(tasks.LANGUAGES) if llm is not None else sorted(known.supported) if known else []
         if known is not None and not known.multilingual:
             spoken = ["en"]
         about = {name: (task.about, task.needs, task.takes) for name, task in TASKS.items()}
@@ -133,8 +132,8 @@ class Chatting:
                 )
             )
         return Abilities(
-            model=None if models.llm is None else models.llm.name,
-            status="none" if models.llm is None else models.llm.status.value,
+            model=None if llm is None else llm.name,
+            status="none" if llm is None else llm.status.value,
             tasks=listed,
             spoken=spoken,
             into=into,
@@ -144,7 +143,7 @@ class Chatting:
         )
 
     def _lacks(self, task: str, whisper: Whisper | None) -> Lacks | None:
-        if task == TAG or self._house.models.llm is not None:
+        if task == TAG or self._house.models.conversing is not None:
             return None
         if task not in SPEECH:
             return "audio_llm"
@@ -320,7 +319,7 @@ class Chatting:
                 raise AssistantError(f"{option}: the task {question.task} needs it")
             if value is not None:
                 options[option] = value
-        if self._house.models.llm is None and question.task not in (*SPEECH, TAG):
+        if self._house.models.conversing is None and question.task not in (*SPEECH, TAG):
             raise AssistantError(f"task: {question.task} {NO_LLM}")
         return options
 
@@ -366,7 +365,8 @@ class Chatting:
             if whisper is not None:
                 listener = Listener(whisper, thread, models, hearing)
                 return await by_whisper(turn.task, audio, options, listener), whisper.name
-        if models.llm is None:
+        llm = models.conversing
+        if llm is None:
             raise ModelError("speech recognition is off or could not be loaded; remedy: kikimimi doctor")
         loop = asyncio.get_running_loop()
 
@@ -379,18 +379,21 @@ class Chatting:
                 piece(text)
 
         options = replace(options, stream=from_thread)
-        outcome = await models.llm.call(
-            lambda llm: _asked(llm, chat, turn, audio, options), priority=Priority.QUESTION, deadline=ANSWER_WITHIN
+        outcome = await llm.call(
+            lambda model: _asked(model, chat, turn, audio, options), priority=Priority.QUESTION, deadline=ANSWER_WITHIN
         )
         if isinstance(outcome, ConfigurationError):
             raise outcome
-        return outcome, models.llm.name
+        return outcome, llm.name
 
     async def _whisper(self) -> tuple[Whisper | None, Caller]:
         """Whisper where it is the recogniser now; None: the audio language model is, or nobody."""
         models = self._house.models
         if models.llm is not None and models.stand_in is None:
             return None, models.recognising
+        if models.llm is not None and models.conversing is None and models.stand_in and models.standing_in:
+            recogniser, thread = await models.stand_in(), models.standing_in  # a server tells no times of words
+            return recogniser if isinstance(recogniser, Whisper) else None, thread
         recogniser, thread = await models.recognition()
         return recogniser if isinstance(recogniser, Whisper) else None, thread
 

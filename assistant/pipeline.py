@@ -181,6 +181,11 @@ class Models:
             return recogniser, self.recognising
         return await self.recogniser(), self.recognising
 
+    @property
+    def conversing(self) -> Resident | None:
+        """Who answers questions; None: nobody, or a server that only transcribes."""
+        return None if self.remote is not None and self.remote.only_transcribes else self.llm
+
     def hanging(self, now: float) -> str | None:
         """Which model has not returned from a call for so long (at `now`, monotonic) that it never will."""
         threads = [

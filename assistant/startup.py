@@ -478,7 +478,7 @@ def _remote(config: Config, tagger: Tagger, tagging: ModelThread) -> Models:
         recogniser,
         Lane(llm, Priority.SPEECH, SPEECH_DEADLINE),
         llm=llm,
-        describe=None if settings.model is None and settings.transcription_model is not None else _caption,
+        describe=lambda model, clip: None if remote.only_transcribes else _caption(model, clip),
         stand_in=_stand_in(config, standing_in),
         standing_in=standing_in,
         remote=remote,

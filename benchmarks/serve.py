@@ -1,10 +1,11 @@
 """`kikimimi serve` on Ray with two replicas: what clients see when one is killed, and when all are replaced.
 
-    benchmarks/serve.py CHECKPOINT CLIP [--seconds 60] [--clients 4] [--port 18770]
+    benchmarks/serve.py CHECKPOINT CLIP [--seconds 60] [--clients 4] [--parts quiet,killed,killed_idle,replaced]
 
 CHECKPOINT is a chat checkpoint's folder (the tests build a tiny one: tests/tiny_qwen_audio.py), CLIP a recording with
 speech. Half of the clients transcribe with Whisper (tiny.en), half chat with the clip; each is the official `openai`
-client, which repeats what failed. The last line is JSON.
+client, which repeats what failed. Where nobody asks (killed_idle), what a replica takes to come back is its own time.
+The last line is JSON.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,19 @@ import ray
 from ray import serve
 
 RETRIES = 8
+PARTS = ("quiet", "killed", "killed_idle", "replaced")
 KIKIMIMI = [sys.executable, "-m", "assistant.cli"]
 
 
 def main() -> None:
-    """Run all three parts."""
+    """Start the server, and run the parts."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("clip", type=Path)
     parser.add_argument("--seconds", type=float, default=60.0, help="of each part")
     parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
     parser.add_argument("--port", type=int, default=18770)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -123,53 +126,58 @@ class Load:
 
 
 def measure(arguments: argparse.Namespace, server: subprocess.Popen[bytes]) -> dict[str, Any]:
-    """Quiet, then with a replica killed, then with all replaced."""
+    """Each part, one after the other."""
     ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
-    states: dict[str, int] = {}
-
-    def running() -> int:
-        states.clear()
-        states.update(serve.status().applications["kikimimi"].deployments["models"].replica_states)
-        return states.get("RUNNING", 0)
-
-    def replaced(before: set[int]) -> bool:
-        now = set(replicas())
-        return not before & now and len(now) == 2 and running() == 2
-
     parts: dict[str, Any] = {}
-    for name in ("quiet", "killed", "replaced"):
-        with Load(arguments.port, arguments.clip, arguments.clients) as load:
+    for name in arguments.parts.split(","):
+        clients = 0 if name == "killed_idle" else arguments.clients
+        with Load(arguments.port, arguments.clip, clients) as load:
             time.sleep(arguments.seconds / 4)
-            at = time.monotonic()
-            recovery, before = None, set[int]()
-            if name == "killed":
-                before = set(replicas()[:1])
-                os.kill(min(before), signal.SIGKILL)
-            elif name == "replaced":
-                before = set(replicas())
-                server.send_signal(signal.SIGHUP)
-            if before:
-                until(partial(replaced, before), 300, server)
-                recovery = time.monotonic() - at
+            comeback = {} if name == "quiet" else disturb(name, server)
             time.sleep(arguments.seconds * 3 / 4)
         took = [seconds for _, seconds in load.times]
-        gaps = [
-            b - a for a, b in zip(sorted(t for t, _ in load.times), sorted(t for t, _ in load.times)[1:], strict=False)
-        ]
+        ends = sorted(end for end, _ in load.times)
         parts[name] = {
             "answered": load.counts["answered"],
             "failed_after_retry": load.counts["failed"],
             "statuses": {key: value for key, value in load.counts.items() if key.startswith("http_")},
-            "median_s": round(statistics.median(took), 3),
-            "longest_s": round(max(took), 3),
-            "longest_silence_s": round(max(gaps, default=0.0), 3),
-            "recovery_s": None if recovery is None else round(recovery, 1),
+            "median_s": round(statistics.median(took), 3) if took else None,
+            "longest_s": round(max(took, default=0.0), 3),
+            "longest_silence_s": round(max((b - a for a, b in pairwise(ends)), default=0.0), 3),
+            **comeback,
+            "load_average": round(os.getloadavg()[0], 1),
             "errors": load.errors[:3],
         }
-        print(name, parts[name])
+        print(name, parts[name], flush=True)
     assert httpx2.get(f"http://127.0.0.1:{arguments.port}/health").status_code == 200
     ray.shutdown()
     return parts
+
+
+def disturb(name: str, server: subprocess.Popen[bytes]) -> dict[str, float]:
+    """Kill a replica or have all replaced: seconds until Ray saw it, a new process ran, and two served again."""
+    before, at = set(replicas()), time.monotonic()
+    if name == "replaced":
+        server.send_signal(signal.SIGHUP)
+        gone = before
+    else:
+        gone = {min(before)}
+        os.kill(min(before), signal.SIGKILL)
+    seen: dict[str, float] = {}
+    while "recovery_s" not in seen:
+        now = set(replicas())
+        states = serve.status().applications["kikimimi"].deployments["models"].replica_states
+        for key, holds in {
+            "noticed_s": set(states) != {"RUNNING"},
+            "process_s": now - before,
+            "recovery_s": "process_s" in seen and not gone & now and len(now) == 2 and states == {"RUNNING": 2},
+        }.items():
+            if holds:
+                seen.setdefault(key, round(time.monotonic() - at, 1))
+        assert time.monotonic() - at < 300, "it takes too long"
+        assert server.poll() is None, "the server has ended"
+        time.sleep(0.2)
+    return seen
 
 
 def replicas() -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
@@ -19,10 +20,11 @@ from test_app import until
 from test_app_commands import spoken
 from ulid import ULID
 
-from assistant import chatting
+from assistant import chatting, startup
+from assistant.chats import Ended
 from assistant.chatting import Chatting, Lent, conversation
 from assistant.clip_folder import SOUND, ClipFolder, name_of
-from assistant.config import Config
+from assistant.config import Config, parse
 from assistant.errors import AssistantError, SourceError
 from assistant.events import SAMPLE_RATE, Samples
 from assistant.models import tasks
@@ -274,6 +276,47 @@ async def test_without_speech_recognition_that_is_told(yamnet_path: Path) -> Non
         assert turn.problem == "speech recognition is off or could not be loaded; remedy: kikimimi doctor"
     finally:
         models.shutdown()
+
+
+async def test_with_a_server_that_only_transcribes_whisper_here_answers(
+    yamnet_path: Path, whisper_base_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        length = head.partition("content-length: ")[2].partition("\r\n")[0]
+        await reader.readexactly(int(length or 0))
+        listed = {"data": [{"id": "w", "tasks": ["transcription"]}]}
+        body = json.dumps(listed if head.startswith("get ") else {"text": ""}).encode()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        await writer.drain()
+        writer.close()
+
+    monkeypatch.setattr(startup, "_recogniser_files", lambda _config: whisper_base_path)
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        config = parse(f"profile: remote\nmodels: {{remote: {{url: 'http://127.0.0.1:{port}'}}}}", Path("c.yaml"))
+        models = await load_models(config, ModelFiles(yamnet_path, whisper_base_path))
+        try:
+            assert models.llm is not None
+            assert await models.llm.ready(), models.llm.reason
+            chats = Chatting(house(models))
+            able = await chats.abilities()
+            assert {task.name for task in able.tasks if task.able} == {
+                "transcribe",
+                "words",
+                "find",
+                "translate",
+                "tag",
+            }
+            assert able.model is None
+            chat = chats.begin("chat").id
+            clip = (await chats.add_recording(chat, packed(noise(1.0, -30.0)), "", "upload")).id
+            _, turn = await told(chats, chat, task="words", clips=[clip])
+            assert (turn.ended, turn.model) == (Ended.END, "whisper-base")
+            with pytest.raises(AssistantError, match="needs an audio language model"):
+                chats.ask(chat, Question(text="What is it?"))
+        finally:
+            models.shutdown()
 
 
 async def test_with_a_language_model_everything_can_be_asked(large: Models) -> None:

@@ -44,7 +44,8 @@ def decoded(content: bytes, name: str, *, longest: float) -> Samples:
         pieces.append(converter.feed(block, rate))
         left -= len(pieces[-1])
         if left < 0:
-            raise SourceError(f"{shown}: is longer than {longest / 60:.0f} minutes; remedy: cut it")
+            most = f"{longest:.0f} s" if longest < 120 else f"{longest / 60:.0f} minutes"
+            raise SourceError(f"{shown}: is longer than {most}; remedy: cut it")
         if time.monotonic() > until:
             raise SourceError(f"{shown}: cannot be decoded within {PATIENCE:.0f} s; remedy: convert it to WAV")
     pieces.append(converter.flush())

@@ -141,6 +141,18 @@ def answer_of(told: Mapping[str, Any]) -> Answer:
     return Answer(text or "", tokens, Stop.LENGTH if stop == "length" else Stop.END)
 
 
+def pieces_of(told: Mapping[str, Any]) -> list[tuple[str, str | None]]:
+    """Each choice of an event of a stream: the text that it adds, and why there is no more. What is none has none."""
+    found = []
+    choices = told.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, dict):
+            delta, finish = choice.get("delta"), choice.get("finish_reason")
+            text = delta.get("content") if isinstance(delta, dict) else None
+            found.append((text if isinstance(text, str) else "", finish if isinstance(finish, str) else None))
+    return found
+
+
 def count_of(usage: Mapping[str, Any]) -> int:
     """Tokens of an answer; 0: not told."""
     tokens = usage.get("completion_tokens")
@@ -167,13 +179,14 @@ def spoken_of(told: Mapping[str, Any]) -> Spoken:
     if not isinstance(text, str):
         raise AwayError(not_ours("/audio/transcriptions"))
     language = told.get("language")
-    segments = [part for part in told.get("segments") or () if isinstance(part, dict)]
+    segments = told.get("segments")
+    segments = [part for part in segments if isinstance(part, dict)] if isinstance(segments, list) else []
     likely, silent = _mean(segments, "avg_logprob"), _mean(segments, "no_speech_prob")
     return Spoken(text.strip(), language if isinstance(language, str) else None, likely, silent)
 
 
 def _mean(segments: Sequence[Mapping[str, Any]], key: str) -> float | None:
-    values = [part[key] for part in segments if isinstance(part.get(key), int | float)]
+    values = [part[key] for part in segments if isinstance(part.get(key), int | float) and abs(part[key]) < 1e6]
     return sum(values) / len(values) if values else None
 
 

@@ -46,6 +46,7 @@ from assistant.models.openai_api import (
     message_body,
     not_ours,
     object_of,
+    pieces_of,
     read,
     refusal,
     spoken_of,
@@ -162,6 +163,11 @@ class Remote:
             "sent_mb": round(self._counts["bytes"] / 1e6, 2),
         }
 
+    @property
+    def only_transcribes(self) -> bool:
+        """Whether it is known to answer no questions."""
+        return self.model is None and self.transcriber is not None
+
     def probe(self) -> None:
         """Find out which models the server has, and ask each a little. Raises `AwayError` with what is wrong."""
         try:
@@ -174,7 +180,7 @@ class Remote:
         except AwayError:
             raise
         except ModelError as error:  # a server that refuses even this
-            raise AwayError(str(error)) from error
+            raise AwayError(f"{self._settings.place}: {error}") from error
 
     def answer(
         self,
@@ -185,9 +191,12 @@ class Remote:
         stream: Callable[[int, str], None] | None = None,
         cancelled: Callable[[int], bool] | None = None,
     ) -> list[Answer]:
-        """As `AudioLLM.answer`, each prompt a request of its own. Raises `AwayError` and `ModelError`."""
+        """As `AudioLLM.answer`, each prompt a request of its own.
+
+        Raises `AwayError` and `ModelError`, and `ConfigurationError` for a server that only transcribes.
+        """
         if self.model is None:
-            raise ModelError(f"{self._settings.place} only transcribes; remedy: models.remote.model")
+            raise ConfigurationError(f"{self._settings.place} only transcribes; remedy: models.remote.model")
         pieces: SimpleQueue[tuple[int, str | None]] = SimpleQueue()
         works = []
         for i, prompt in enumerate(prompts):
@@ -300,23 +309,19 @@ class Remote:
                 raise AwayError(
                     f"{settings.place} has no model {name!r}, it has {_listing(listed)}; remedy: models.remote.{key}"
                 )
-        if settings.model is None:
+        # Servers that say what their models can do: ours.
+        transcriber = next((name for name, tasks in listed.items() if "transcription" in tasks), None)
+        if settings.model is None and settings.transcription_model is None:
             able = [name for name, tasks in listed.items() if "chat" in tasks]
-            untold = [name for name, tasks in listed.items() if not tasks]
-            found = able or ([] if settings.transcription_model else untold)
-            if len(found) > 1 or (not found and not self._transcribes(listed)):
+            found = able or [name for name, tasks in listed.items() if not tasks]
+            if len(found) > 1 or (not found and transcriber is None):
                 raise AwayError(
                     f"{settings.place}: which model? it has {_listing(listed)}; remedy: models.remote.model"
                 )
             self.model = found[0] if found else None
         if settings.transcription_model is None:
-            self.transcriber = self._transcribes(listed)
+            self.transcriber = transcriber
         self.name = self.model or self.transcriber or self.name
-
-    def _transcribes(self, listed: Mapping[str, frozenset[str]]) -> str | None:
-        """Of the models of a server that says what they can do."""
-        named = self._settings.transcription_model
-        return named or next((name for name, tasks in listed.items() if "transcription" in tasks), None)
 
     # --------------------------------------------------------------------------------------------- on the own loop
 
@@ -377,13 +382,12 @@ class Remote:
                 raise PassingError("gave up in the middle of an answer")
             if isinstance(usage := told.get("usage"), dict):
                 tokens = count_of(usage)
-            for choice in told.get("choices") or ():
-                delta = (choice.get("delta") or {}).get("content") if isinstance(choice, dict) else None
-                if isinstance(delta, str) and delta:
+            for delta, finish in pieces_of(told):
+                if delta:
                     text += delta
                     piece(delta)
                     patience.reschedule(min(last, loop.time() + self._settings.timeout))
-                stop = stop or (choice.get("finish_reason") if isinstance(choice, dict) else None)
+                stop = stop or finish
         if stop is None:
             raise PassingError("broke off in the middle of an answer")
         return Answer(text, tokens, Stop.LENGTH if stop == "length" else Stop.END)

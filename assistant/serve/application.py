@@ -141,7 +141,9 @@ def build(engine: Engine, settings: ServeSettings, version: str) -> Guard:
                 {key: form.text(key) for key in ("top", "threshold") if form.text(key)}
             )
         except ValidationError as error:
-            raise _first(error.errors()) from None
+            wrong = error.errors()[0]
+            name = str(wrong["loc"][0])
+            raise ApiError(400, f"{name}: {wrong['msg']}", "invalid_request", name) from None
         samples = await _unless_gone(request, _decoded(form.file, form.name, settings.longest))
         tagged = await _unless_gone(request, engine.tag(samples, top=options.top, threshold=options.threshold))
         return JSONResponse(api.tags(name, list(tagged), seconds(len(samples))))
@@ -385,14 +387,14 @@ async def _told(_request: Request, error: Exception) -> JSONResponse:
 async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     """What is wrong, without what was sent: that may be what somebody said."""
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    return await _told(_request, _first(error.errors()))
-
-
-def _first(errors: Any) -> ApiError:  # noqa: ANN401 (pydantic's list of dictionaries)
-    details = max(errors, key=lambda error: len(error["loc"]))  # of alternatives, the one that came furthest
-    place = ".".join(str(part) for part in details["loc"] if part == "messages" or not isinstance(part, str))
-    place = place or ".".join(str(part) for part in details["loc"][1:2])
-    return ApiError(400, f"{place or 'body'}: {details['msg']}", "invalid_request", place or None)
+    details = max(error.errors(), key=lambda one: len(one["loc"]))  # of alternatives, the one that came furthest
+    _body, *path = details["loc"]
+    if details["type"] == "json_invalid":
+        path = []
+    numbers = [str(part) for part in path if part == "messages" or isinstance(part, int)]  # the rest names types
+    place = ".".join(numbers) or ".".join(map(str, path[:1]))
+    problem = ApiError(400, f"{place or 'body'}: {details['msg']}", "invalid_request", place or None)
+    return await _told(_request, problem)
 
 
 async def _missing(_request: Request, error: Exception) -> JSONResponse:

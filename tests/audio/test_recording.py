@@ -82,8 +82,8 @@ def test_a_recording_that_breaks_off_is_heard_as_far_as_it_goes() -> None:
         (b"RIFF", "neither libsndfile nor FFmpeg"),
         (os.urandom(2_000), "neither libsndfile nor FFmpeg|holds no audio"),
         (pcm("WAV", "PCM_16", 0.05), "less than 0.1 s"),
-        (pcm("WAV", "PCM_16", 31.0), "longer than 0 minutes"),
-        (written("webm", "libopus", seconds=31.0), "longer than 0 minutes"),
+        (pcm("WAV", "PCM_16", 31.0), "longer than 30 s"),
+        (written("webm", "libopus", seconds=31.0), "longer than 30 s"),
     ],
 )
 def test_what_is_no_audio_is_told_with_its_name(content: bytes, problem: str) -> None:

@@ -241,6 +241,32 @@ async def test_a_stream_comes_in_pieces():
     assert json.loads(server.requests[0][2])["stream"] is True
 
 
+@pytest.mark.parametrize(
+    "odd", [{"choices": 5}, {"choices": [5, {"delta": "x"}]}, {"choices": [{"delta": {"content": 1}}]}]
+)
+async def test_what_is_no_piece_of_a_stream_is_left_out(odd: dict[str, Any]):
+    whole = streamed("Hello", " there")
+    head, gap, rest = whole.partition(b"\r\n\r\n")
+    async with serving(
+        Server(completions=head + gap + b"data: " + json.dumps(odd).encode() + b"\n\n" + rest)
+    ) as server:
+        with client(server.port) as made:
+            pieces: list[str] = []
+            answer = await asked(made, stream=lambda _i, piece: pieces.append(piece))
+    assert (answer.text, pieces) == ("Hello there", ["Hello", " there"])
+
+
+async def test_a_server_that_only_transcribes_is_asked_no_questions():
+    async with serving(Server(models=models(w=["transcription"]), transcriptions=reply({"text": ""}))) as server:
+        with client(server.port, model=None) as made:
+            assert not made.only_transcribes  # nobody knows yet
+            await asyncio.to_thread(made.probe)
+            assert made.only_transcribes
+            with pytest.raises(ConfigurationError, match=r"only transcribes; remedy: models\.remote\.model"):
+                await asked(made)
+    assert len(server.requests) == 2
+
+
 async def test_a_server_that_does_not_stream_is_understood():
     async with serving(Server(completions=said("whole"))) as server:
         with client(server.port) as made:
@@ -427,6 +453,7 @@ async def test_a_server_must_prove_who_it_is(host: str, ca: str | None, message:
         (models("a", "b"), {"model": "b"}, "b", None),
         (models("a", "b"), {"transcription_model": "a"}, None, "a"),
         (models(w=["transcription"]), {}, None, "w"),
+        (models(w=["transcription"], q=["chat"]), {"transcription_model": "w"}, None, "w"),
     ],
 )
 async def test_the_probe_finds_the_models(listed: bytes, settings: dict[str, str], model: str, transcriber: str):
@@ -505,6 +532,21 @@ async def test_a_server_is_believed_as_little_as_whisper(text: str, likely: floa
     transcript = await recognised(Server(transcriptions=reply({"text": text, "segments": segments})))
     assert transcript.text == ""
     assert why in transcript.rejected
+
+
+@pytest.mark.parametrize(
+    ("segments", "score"),
+    [
+        (5, None),
+        ([7, {"avg_logprob": "x"}], None),
+        ([{"avg_logprob": float("nan")}, {"avg_logprob": -0.1}], 0.905),
+        ([{"avg_logprob": 10**400}], None),
+    ],
+)
+async def test_likelihoods_that_are_none_are_not_told(segments: Any, score: float | None):
+    transcript = await recognised(Server(transcriptions=reply({"text": "Open the door please.", "segments": segments})))
+    assert transcript.text == "Open the door please."
+    assert transcript.score == (None if score is None else pytest.approx(score, abs=0.001))
 
 
 async def test_nothing_is_sent_when_the_tagger_hears_no_speech():

@@ -202,6 +202,15 @@ async def test_what_cannot_be_done_is_told(engine: Scripted, changed: dict[str, 
     assert not engine.asked
 
 
+@pytest.mark.parametrize("body", [b'{"model": "q", "messages": [', b"[]", b"", b"null", b"\xff\xfe"])
+async def test_a_body_that_is_no_conversation_is_told(engine: Scripted, body: bytes):
+    async with api(engine) as client:
+        answer = await client.post(CHAT, content=body, headers={"content-type": "application/json"})
+    assert problem(answer) == (400, "invalid_request")
+    assert answer.json()["error"]["param"] is None
+    assert answer.json()["error"]["message"].startswith("body: ")
+
+
 async def test_transcriptions_in_three_forms(engine: Scripted):
     async with api(engine) as client:
 
@@ -239,6 +248,7 @@ async def test_tags_over_time(engine: Scripted):
         answer = (await client.post("/v1/audio/tags", data={"top": "2"}, files=files)).json()
         refused = await client.post("/v1/audio/tags", data={"top": "many"}, files=files)
         assert problem(refused) == (400, "invalid_request")
+        assert refused.json()["error"]["param"] == "top"
     assert answer["labels"] == [{"label": "Speech", "score": 0.9}, {"label": "Dog", "score": 0.2}]
     assert [window["start"] for window in answer["windows"]] == [0.0, 0.4875]
     assert engine.heard[0][1] == {"top": 2, "threshold": 0.1}
