@@ -5,9 +5,9 @@
 Each room says `--utterances` commands an hour and asks `--questions` questions about a clip, at random moments
 (Poisson), whether the server is done with the others or not: that is what rooms do. CLIPs are short commands (WAV);
 without any, espeak-ng reads some. Without `--url` a `kikimimi serve` with the small models is started for the time of
-the run. The number of rooms is doubled (or halved) until the 95th percentile of the answers is later than `--deadline` or one in a
-hundred fails; the knee is then searched between the last two numbers. Only requests are simulated: what a room costs
-its own machine is measured by benchmarks/rooms.py. Ends in one JSON line.
+the run. The number of rooms is doubled (or halved) until the 95th percentile of the answers is later than `--deadline`
+or one in a hundred fails; the knee is then searched between the last two numbers. Only requests are simulated: what a
+room costs its own machine is measured by benchmarks/rooms.py. Ends in one JSON line.
 """
 
 from __future__ import annotations
