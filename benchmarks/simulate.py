@@ -46,7 +46,7 @@ SAID = (
     "close the blinds in the bedroom please",
 )
 FAILURES = 0.01  # share of requests without an answer that still is one in time
-LEAST = 60  # requests that a percentile is taken of
+LEAST = 40  # requests that a percentile is taken of
 PATIENCE = 30.0  # seconds after which a room waits no longer
 CLOSE = 1.15  # ratio between too many rooms and enough at which the search ends
 
