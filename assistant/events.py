@@ -62,6 +62,7 @@ class Window:
     onset: int  # samples: where the activity that this window belongs to began
     level_dbfs: float  # RMS of the active part
     floor_dbfs: float  # noise floor at the time
+    gain: float | None = None  # what every sample was multiplied by; None: not known, or some were clipped
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -64,8 +64,8 @@ class Evidence:
 
     def __init__(self, labels: Sequence[str]) -> None:
         """`labels` are the tagger's, in the order of its scores."""
-        self._speech = np.array([label in SPEECH_LABELS for label in labels], bool)
-        self._other = np.array([label not in SPEECH_LABELS | SCENE_LABELS for label in labels], bool)
+        self._speech = np.flatnonzero([label in SPEECH_LABELS for label in labels])
+        self._other = np.flatnonzero([label not in SPEECH_LABELS | SCENE_LABELS for label in labels])
         self._heard: deque[tuple[int, int, float, float]] = deque(maxlen=MOST)  # start, end, speech, other
 
     def feed(self, tags: Tags) -> None:

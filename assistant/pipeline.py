@@ -6,12 +6,14 @@ import asyncio
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, runtime_checkable
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 from ulid import ULID
 
@@ -60,17 +62,20 @@ if TYPE_CHECKING:
     from assistant.audio.source import Source
     from assistant.models.audio_llm import AudioLLM
     from assistant.models.remote import Remote
+    from assistant.models.yamnet import YamnetStream
     from assistant.watching import Watching
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Tagged: TypeAlias = "tuple[NDArray[np.float32], NDArray[np.uint8] | None]"  # scores, and what they are made of
 
 UTTERANCES = 4  # waiting for the recogniser, per room; the oldest is shed
 DRAIN = 10.0  # seconds that a stopped stream may still take to recognise what was said
 PICTURE = 10 * SAMPLE_RATE  # samples that are kept for a spectrogram
 LEVEL_EVERY = SAMPLE_RATE  # samples between level measurements
 MODEL_TIMEOUT = 60.0  # seconds after which a model call is given up
+TOGETHER = 8  # calls of a model's thread that are answered at once, at most
 MODEL_HANGS = 2 * MODEL_TIMEOUT  # seconds after which a call that was given up will never return
 LLM_HANGS = 600.0  # the same for an audio language model, which stops between two tokens
 LONGEST_LAG = 30.0  # seconds: sources hold less; a longer one is a wall clock that was set
@@ -95,6 +100,17 @@ class Embedder(Protocol):
 
     def embedding(self) -> NDArray[np.uint8]:
         """What it made of the window that `tag` was called with last."""
+
+
+@runtime_checkable
+class Follower(Protocol):
+    """A tagger that hears the windows of one stream with less work than one by one."""
+
+    def follow(self) -> YamnetStream:
+        """What makes patches of the windows of one stream, in any thread."""
+
+    def score(self, patch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What `tag` tells, of a patch."""
 
 
 class Recogniser(Protocol):
@@ -123,34 +139,103 @@ class Caller(Protocol):
         """Take no more calls."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Call:
+    """What is to run in a model's thread."""
+
+    function: Callable[[], Any]
+    answer: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+
+
+_Done: TypeAlias = "tuple[_Call, Any, BaseException | None]"  # with its result, or what it raised
+
+
 class ModelThread:
     """One thread in which one model is loaded, warmed up and called.
 
     One thread per device, because interpreters are not thread-safe and because two inferences at once on one core only
     make both late. A call that was given up still runs to its end in the thread; `shutdown` does not wait for it.
+
+    Calls of many rooms that wait are answered together: to wake the loop costs a tenth of what YAMNet does.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.busy_since: float | None = None  # monotonic: when the call began that runs now
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+        self._lock = Lock()  # of the two below
+        self._calls: deque[_Call] = deque()
+        self._working = False  # the thread looks for calls
 
     async def call(self, function: Callable[[], T], *, patient: bool = False) -> T:
         """Run `function` in the thread. Raises `TimeoutError` after a minute, `patient` or not."""
+        loop = asyncio.get_running_loop()
+        call = _Call(function, loop.create_future(), loop)
+        with self._lock:
+            if not self._working:
+                self._executor.submit(self._work)
+                self._working = True
+            self._calls.append(call)
         # Not `asyncio.wait_for`: before Python 3.12 it swallows a cancel that comes together with the result.
         async with asyncio.timeout(MODEL_TIMEOUT):
-            return await asyncio.get_running_loop().run_in_executor(self._executor, self._run, function)
+            return cast("T", await call.answer)
 
-    def _run(self, function: Callable[[], T]) -> T:
+    def _work(self) -> None:
+        """In the thread: all calls that wait, and those that come meanwhile."""
+        done: list[_Done] = []
+        while True:
+            with self._lock:
+                call = self._calls.popleft() if self._calls and len(done) < TOGETHER else None
+                self._working = call is not None or bool(done)
+            if call is not None:
+                if not call.answer.cancelled():
+                    done.append(self._run(call))
+            elif done:
+                _deliver(done)
+                done = []
+            else:
+                return
+
+    def _run(self, call: _Call) -> _Done:
         self.busy_since = time.monotonic()
         try:
-            return function()
+            return call, call.function(), None
+        except Exception as error:
+            return call, None, error
         finally:
             self.busy_since = None
 
     def shutdown(self) -> None:
         """Take no more calls; waiting ones are cancelled."""
+        with self._lock:
+            calls = list(self._calls)
+            self._calls.clear()
         self._executor.shutdown(wait=False, cancel_futures=True)
+        _deliver([(call, None, asyncio.CancelledError()) for call in calls])
+
+
+def _deliver(done: Sequence[_Done]) -> None:
+    """Answer calls, all of one loop in one go."""
+    for loop in {call.loop for call, _, _ in done}:
+        _tell(loop, [one for one in done if one[0].loop is loop])
+
+
+def _tell(loop: asyncio.AbstractEventLoop, done: Sequence[_Done]) -> None:
+    with suppress(RuntimeError):  # the loop has been closed: nobody waits
+        loop.call_soon_threadsafe(_answer, done)
+
+
+def _answer(done: Sequence[_Done]) -> None:
+    for call, result, error in done:
+        if call.answer.done():  # given up
+            continue
+        if error is None:
+            call.answer.set_result(result)
+        elif isinstance(error, asyncio.CancelledError):
+            call.answer.cancel()
+        else:
+            call.answer.set_exception(error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,13 +384,13 @@ class Pipeline:
         self._collector = None if house is None else Collector(house, models.tagger.labels)
         self.embedded: Callable[[Tags, NDArray[np.uint8]], None] | None = None  # told of each window, while it is set
         self._cadence = Cadence()
+        self._patches = models.tagger.follow() if isinstance(models.tagger, Follower) else None
+        self._tagged = _tagging_of(models.tagger)
         self._evidence = Evidence(models.tagger.labels)
         self._verdicts = Verdicts()
         self._over = False  # the source has ended, and all of it was heard
         self._pace = source.pace if isinstance(source, Paced) else None
-        # So long that the first window of a sound, which ends a chunk or more later, is no later than with short ones.
-        ahead = round(settings.windows.first * SAMPLE_RATE) // CHUNK - 1
-        self._longest = min(max(1, ahead) * CHUNK, LONGEST_CHUNK)
+        self._longest = _longest_chunk(settings.windows)
         self._alerts = frozenset(name for name, group in settings.table.groups.items() if group.alert)
         self._merger = Merger(self._alerts)
         self._sounds = self._llm_sounds()
@@ -494,9 +579,7 @@ class Pipeline:
         for window in windows:
             began = time.perf_counter()
             try:
-                scores, embedding = await self._models.tagging.call(
-                    partial(_tagged, self._models.tagger, window.samples)
-                )
+                scores, embedding = await self._models.tagging.call(self._tagging(window))
             except Exception as error:
                 # A broken inference costs one window, not the room.
                 self._failed("the tagger failed on a window", error)
@@ -514,6 +597,11 @@ class Pipeline:
                     self._announce(detection)
             if self._watching is not None:
                 self._watching.tagged(window.end, self._candidates(), time.perf_counter())
+
+    def _tagging(self, window: Window) -> Callable[[], Tagged]:
+        """What is to be called in the tagger's thread."""
+        heard = window.samples if self._patches is None else self._patches.patch(window)
+        return partial(self._tagged, heard)
 
     def _candidates(self) -> Sequence[Candidate]:
         """What the tagger's last window says. Where a language model hears sounds, it decides about most."""
@@ -753,10 +841,22 @@ class Pipeline:
         self._peak = SILENCE_DBFS
 
 
-def _tagged(tagger: Tagger, samples: Samples) -> tuple[NDArray[np.float32], NDArray[np.uint8] | None]:
-    """Scores and, of a tagger that tells it, the embedding: in one call, since the next one may be another room's."""
-    scores = tagger.tag(samples)
-    return scores, tagger.embedding() if isinstance(tagger, Embedder) else None
+def _tagging_of(tagger: Tagger) -> Callable[[NDArray[np.float32]], Tagged]:
+    """Scores of a window, or of its patch, and of a tagger that tells it the embedding.
+
+    In one call, since the next one may be another room's.
+    """
+    score = tagger.score if isinstance(tagger, Follower) else tagger.tag
+    if not isinstance(tagger, Embedder):
+        return lambda heard: (score(heard), None)
+    embedding = tagger.embedding
+    return lambda heard: (score(heard), embedding())
+
+
+def _longest_chunk(windows: WindowSettings) -> int:
+    """Samples of a chunk in a quiet room: the first window of a sound in it still ends with a later chunk."""
+    ahead = round(windows.first * SAMPLE_RATE) // CHUNK - 1
+    return min(max(1, ahead) * CHUNK, LONGEST_CHUNK)
 
 
 def _waited(chunk: Chunk) -> float:

@@ -298,10 +298,11 @@ class Tracker:
         self._set_thresholds()
         self._general = np.array([family.general for family in self._families])
         self._speech = np.array([i for i, label in enumerate(labels) if label in table.speech], np.intp)
-        self._learns = np.ones(len(labels), bool)
+        self._exact = np.flatnonzero(~self._general)
+        self._learns = np.ones(len(labels), np.float32)  # 0 for what is never learnt
         for family in self._families:
             if family.group.alert:
-                self._learns[list(family.indices)] = False
+                self._learns[list(family.indices)] = 0.0
         self._quiet = np.zeros(len(labels), np.float32)  # mean scores of the room when nothing happens
         self._usual = np.zeros(len(labels), np.float32)  # mean scores of the room when something does
         self._recent: deque[_Heard] = deque(maxlen=self._settings.memory)  # of the running activity
@@ -396,7 +397,7 @@ class Tracker:
         passed = min(max(tags.window.end - self._last_end, 0), SAMPLE_RATE // 2) / SAMPLE_RATE
         self._last_end = tags.window.end
         rate = np.float32(min(1.0, passed / self._settings.background_seconds))
-        self._usual[self._learns] += rate * (tags.scores - self._usual)[self._learns]
+        self._usual += rate * self._learns * (tags.scores - self._usual)
 
     def _follow(self, heard: _Heard) -> None:
         for sound in self._running.values():
@@ -420,7 +421,7 @@ class Tracker:
             Standing.SOUNDING: np.array(list(self._running), np.intp),
             Standing.COOLING: np.array([family for family, at in self._ready_at.items() if at > end], np.intp),
         }
-        exact = (means / self._bars[:n]).max(where=~self._general, initial=0.0)
+        exact = (means / self._bars[:n])[:, self._exact].max(initial=0.0)
         if exact > EXPLAINED * factor:
             held[Standing.EXPLAINED] = np.flatnonzero(self._general)
         rivals = [sound.family for sound in self._running.values() if end - sound.last < SAMPLE_RATE]

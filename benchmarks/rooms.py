@@ -168,10 +168,10 @@ class Counted(Yamnet):
 
     windows = 0
 
-    def tag(self, samples: Samples) -> Any:  # noqa: ANN401
+    def score(self, patch: Any) -> Any:  # noqa: ANN401
         """As ever."""
         Counted.windows += 1
-        return super().tag(samples)
+        return super().score(patch)
 
 
 def threads() -> dict[str, float]:

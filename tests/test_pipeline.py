@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -218,6 +219,44 @@ async def test_a_cancel_that_comes_together_with_a_result_is_not_swallowed() -> 
             assert done, n
     finally:
         thread.shutdown()
+
+
+async def test_calls_that_wait_are_answered_each_with_its_own_result() -> None:
+    thread, held, order = ModelThread("shared"), threading.Event(), list[int]()
+
+    def work(n: int) -> int:
+        held.wait(10.0)
+        order.append(n)
+        if n % 5 == 0:
+            raise RuntimeError(f"not {n}")
+        return n
+
+    calls = [asyncio.create_task(thread.call(partial(work, n))) for n in range(1, 24)]
+    await asyncio.sleep(0.05)
+    assert thread.busy_since is not None
+    calls[6].cancel()
+    await asyncio.sleep(0)
+    held.set()
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(one).__name__ if isinstance(one, BaseException) else one for one in results] == [
+        "CancelledError" if n == 7 else "RuntimeError" if n % 5 == 0 else n for n in range(1, 24)
+    ]
+    assert order == [n for n in range(1, 24) if n != 7]
+    assert await thread.call(lambda: "again") == "again"
+    thread.shutdown()
+    with pytest.raises(RuntimeError):
+        await thread.call(lambda: None)
+
+
+async def test_who_waits_for_a_thread_that_shuts_down_is_cancelled() -> None:
+    thread, held = ModelThread("shared"), threading.Event()
+    running, waiting = (asyncio.create_task(thread.call(lambda: held.wait(10.0))) for _ in range(2))
+    await asyncio.sleep(0.05)
+    thread.shutdown()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(waiting, 5.0)
+    held.set()
+    assert await running is True
 
 
 async def test_a_cancel_while_the_last_utterance_is_recognised_loses_nothing(models: Build) -> None:

@@ -112,7 +112,7 @@ class Converter:
 
     def _clean(self, block: NDArray[np.float32], rate: float) -> NDArray[np.float32]:
         """`block` without what is no audio, and judged."""
-        peak = float(np.abs(block).max(initial=0.0))
+        peak = max(float(block.max(initial=0.0)), -float(block.min(initial=0.0)))  # NaN where there is one
         clipped = 0
         if not peak < FULL_SCALE:  # NaN too
             block, clipped = self._limited(block)

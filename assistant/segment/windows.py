@@ -19,6 +19,9 @@ from assistant.segment.activity import FRAME, SILENCE_DBFS, Frame, dbfs
 from assistant.settings import Settings
 
 WINDOW = 15_600  # samples: what YAMNet takes
+PROBES = 6  # windows of an unchanged background after which they become rarer: nine tenths of it are learnt
+LONGEST_WAIT = 600 * SAMPLE_RATE  # samples between two of them
+CHANGED = 2.0  # dB: the noise floor of another background
 
 
 class WindowSettings(Settings):
@@ -27,7 +30,9 @@ class WindowSettings(Settings):
     first: float = Field(default=0.44, ge=0.1, le=0.96, description="seconds of a sound in its first window")
     hop: float = Field(default=0.22, ge=0.06, le=0.48, description="seconds from one window to the next")
     trail: float = Field(default=0.24, ge=0.0, le=0.96, description="seconds tagged after the gate closed")
-    probe: float = Field(default=4.0, ge=1.0, description="seconds between windows of the background while it is quiet")
+    probe: float = Field(
+        default=4.0, ge=1.0, description="seconds between windows of the background; rarer while nothing changes"
+    )
     level_dbfs: float = Field(default=-25.0, ge=-60.0, le=0.0, description="level that quieter sounds are lifted to")
     noise_dbfs: float = Field(default=-40.0, ge=-80.0, le=0.0, description="level the noise floor is not lifted above")
 
@@ -62,6 +67,8 @@ class Windows:
         self._due = 0  # position at which the next window may end
         self._cut_at = 0  # where the last window ended
         self._closes_at = 0  # where the activity is over unless the gate opens again
+        self._probes = 0  # windows of this background so far
+        self._probed_dbfs = SILENCE_DBFS  # its noise floor
 
     @property
     def active_since(self) -> int | None:
@@ -105,13 +112,13 @@ class Windows:
         end = frame.start + FRAME
         if frame.active:
             if self._onset is None:
+                self._probes = 0
                 self._onset = frame.start
                 self._due = frame.start + self._first
             self._closes_at = end + self._trail
         whole = end - (self._end - self._filled) >= self._length
         if self._onset is None:
-            probe = whole and end - max(self._cut_at, self._closes_at) >= self._probe and frame.dbfs > SILENCE_DBFS
-            return [self._cut(end, end)] if probe else []
+            return [self._cut(end, end)] if whole and self._is_due(frame, end) else []
         windows = []
         if end >= self._due and whole:
             windows.append(self._cut(self._onset, end))
@@ -119,6 +126,18 @@ class Windows:
         if end >= self._closes_at:
             self._onset = None
         return windows
+
+    def _is_due(self, frame: Frame, end: int) -> bool:
+        """Whether the background is to be heard again: the longer it stays the same, the less often."""
+        quiet_for = end - max(self._cut_at, self._closes_at)
+        if quiet_for < self._probe or frame.dbfs <= SILENCE_DBFS:
+            return False
+        if abs(frame.floor_dbfs - self._probed_dbfs) >= CHANGED:
+            self._probes, self._probed_dbfs = 0, frame.floor_dbfs
+        elif quiet_for < min(self._probe << max(0, self._probes - PROBES + 1), max(self._probe, LONGEST_WAIT)):
+            return False
+        self._probes += 1
+        return True
 
     def _cut(self, onset: int, end: int) -> Window:
         self._cut_at = end
@@ -131,10 +150,14 @@ class Windows:
         power = sum(10.0 ** (f.dbfs / 10.0) for f in inside)
         level = 10.0 * float(np.log10(power / len(inside))) if inside else dbfs(samples)
         floor = self._frames[-1].floor_dbfs if self._frames else SILENCE_DBFS
-        return Window(end - length, end, frozen(self._lifted(samples, level, floor)), onset, level, floor)
+        lifted, gain = self._lifted(samples, level, floor)
+        return Window(end - length, end, frozen(lifted), onset, level, floor, gain)
 
-    def _lifted(self, samples: Samples, level: float, floor: float) -> Samples:
-        """A copy, louder by as much as its level and the noise floor allow."""
+    def _lifted(self, samples: Samples, level: float, floor: float) -> tuple[Samples, float | None]:
+        """A copy, louder by as much as its level and the noise floor allow, and by how much; None: some are clipped."""
         gain_db = max(0.0, min(self._settings.level_dbfs - level, self._settings.noise_dbfs - floor))
-        lifted: Samples = np.clip(samples * np.float32(10.0 ** (gain_db / 20.0)), -1.0, 1.0)
-        return lifted
+        gain = np.float32(10.0 ** (gain_db / 20.0))
+        lifted: Samples = samples * gain
+        if max(float(lifted.max()), -float(lifted.min())) <= 1.0:
+            return lifted, float(gain)
+        return np.clip(lifted, -1.0, 1.0), None

@@ -141,3 +141,28 @@ def test_a_slower_tagger_gets_longer_windows_further_apart() -> None:
     assert {len(window.samples) for window in found} == {3 * SAMPLE_RATE}
     assert found[0].end - 10 * SAMPLE_RATE == pytest.approx(SAMPLE_RATE, abs=640)
     assert np.all(np.abs(np.diff([window.end for window in found]) - 1.5 * SAMPLE_RATE) <= 320)
+
+
+def test_an_unchanged_background_is_heard_less_and_less_often() -> None:
+    """Six times as configured, then each time twice as late; a sound or another noise begins anew."""
+    quiet = np.random.default_rng(2).normal(0.0, 0.001, 400 * SAMPLE_RATE).astype(np.float32)
+    loud = np.float32(3.0) * quiet[: 60 * SAMPLE_RATE]  # a fan: 10 dB more, and the gate closes when that is learnt
+    activity, windows = Activity(), Windows()
+    found: list[tuple[float, bool]] = []
+    for start in range(0, len(quiet) + len(loud), 1280):
+        samples = _piece(quiet, loud, start)
+        chunk = Chunk("room", "test", start, samples, 0.0)
+        found += [(w.end / SAMPLE_RATE, w.onset >= w.end) for w in windows.feed(chunk, activity.feed(chunk))]
+    before = [end for end, background in found if background and end < 400]
+    waits = np.round(np.diff(before))
+    first = int(np.argmax(waits > 5.0))
+    assert list(waits[first - 5 : first]) == [4.0] * 5
+    assert list(waits[first : first + 4]) == [8.0, 16.0, 32.0, 64.0]
+    assert any(not background for end, background in found if end > 400)
+    after = [end for end, background in found if background and end > 400]
+    assert len(after) >= 3
+    assert np.round(np.diff(after))[0] == 4.0
+
+
+def _piece(quiet: np.ndarray, loud: np.ndarray, start: int) -> np.ndarray:
+    return quiet[start : start + 1280] if start < len(quiet) else loud[start - len(quiet) : start - len(quiet) + 1280]
