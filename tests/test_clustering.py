@@ -118,6 +118,8 @@ def test_a_replica_that_is_killed_and_all_that_are_replaced_cost_no_request(tmp_
         until(lambda: "served by replicas" in log.read_text(), server, log)
         first = replicas(mark)
         assert len(first) == 2
+        ours = os.getpriority(os.PRIO_PROCESS, 0)  # Ray would have them compute behind every other program
+        assert [os.getpriority(os.PRIO_PROCESS, replica) for replica in first] == [ours, ours]
         with (
             openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="wrong", max_retries=0) as stranger,
             pytest.raises(openai.AuthenticationError),
