@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NAME = "kikimimi"
-HEALTH_EVERY, HEALTH_WITHIN = 5.0, 10.0  # seconds: a replica that is silent for longer is replaced
+HEALTH_EVERY, HEALTH_WITHIN = 1.0, 10.0  # seconds between two looks at a replica, and for its answer
 DRAIN = 20.0  # seconds for the answers of a replica that is replaced
 
 
@@ -37,6 +37,8 @@ class Replica:
     """One process with all models. Ray makes it, on the loop that its requests are served on."""
 
     async def __init__(self, config: Config) -> None:  # type: ignore[misc]  # Ray awaits it
+        logging.basicConfig(level=logging.WARNING)  # Ray passes it on; its own lines have their own way
+        logging.getLogger("assistant").setLevel(logging.INFO)
         self._config = config
         self._stack = AsyncExitStack()
         self._house: House = await self._stack.enter_async_context(loaded(config))
@@ -118,6 +120,8 @@ async def serve_replicas(
     if config.profile == "remote":
         raise ConfigurationError(NOTHING)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported: nothing is told to its makers
+    # Ray lets its workers compute behind every other program (15): a replica that came back waited for all of them.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     config.serve.secret()
     await asyncio.to_thread(_start, config)
     take_signals()
