@@ -541,13 +541,12 @@ class Pipeline:
             self._watching.hear(chunk, frames, began)
         windows = self._windows.feed(chunk, frames)
         self._working += time.perf_counter() - began
-        await self._tag(windows)
-        if self._held and self._position >= self._held_until:
-            for detection in self._release():
-                self._announce(detection)
-        for detection in (*self._tracker.advance(self._position), *self._taught.advance(self._position)):
+        if windows:
+            await self._tag(windows)
+        for detection in self._due():
             self._announce(detection)
-        await self._understand(chunk, frames)
+        if self._models.llm is not None:
+            await self._understand(chunk, frames)
         began = time.perf_counter()
         utterances = self._speech.feed(chunk, frames) if self._settings.recognise else []
         if self._commands is not None:
@@ -563,6 +562,13 @@ class Pipeline:
             await self._after_chunk(self)
         if self._pace is not None:
             self._pace.samples = self._longest if self._idle() else CHUNK
+
+    def _due(self) -> list[Detection]:
+        """What is to be told by now whatever was heard: what waited long enough, and the ends of what is over."""
+        due = self._release() if self._held and self._position >= self._held_until else []
+        if self._tracker.running or self._taught.running:
+            due += [*self._tracker.advance(self._position), *self._taught.advance(self._position)]
+        return due
 
     def _idle(self) -> bool:
         """Whether nothing goes on that a longer chunk would make later."""

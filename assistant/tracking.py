@@ -201,7 +201,7 @@ class _Weighed:
     @property
     def strengths(self) -> NDArray[np.float64]:
         """Shape (families,): evidence over what a start needs; 1 starts the sound."""
-        strengths: NDArray[np.float64] = (self.means / self.bars).max(axis=0)
+        strengths: NDArray[np.float64] = np.maximum.reduce(self.means / self.bars)
         for families in self.held.values():
             strengths[families] = 0.0
         return strengths
@@ -298,7 +298,8 @@ class Tracker:
         self._set_thresholds()
         self._general = np.array([family.general for family in self._families])
         self._speech = np.array([i for i, label in enumerate(labels) if label in table.speech], np.intp)
-        self._exact = np.flatnonzero(~self._general)
+        self._exact, self._generals = np.flatnonzero(~self._general), np.flatnonzero(self._general)
+        self._counts = np.arange(1, self._settings.memory + 1)[:, None]
         self._learns = np.ones(len(labels), np.float32)  # 0 for what is never learnt
         for family in self._families:
             if family.group.alert:
@@ -410,9 +411,9 @@ class Tracker:
         """What each family has in the last windows, and what it needs."""
         n, end = len(self._recent), self._recent[-1].end
         newest_first = np.array([heard.families for heard in reversed(self._recent)])
-        means = np.cumsum(newest_first, axis=0) / np.arange(1, n + 1)[:, None]
+        means = np.add.accumulate(newest_first) / self._counts[:n]
         factor = 1.0
-        speech = float(np.mean([heard.speech for heard in self._recent]))
+        speech = sum(heard.speech for heard in self._recent) / n
         if speech > SPEAKING:
             factor *= 1.0 + SPEECH_CAUTION * speech
         if self._activity is not None and LATE_AFTER < end - self._activity < LATE_UNTIL:
@@ -423,7 +424,7 @@ class Tracker:
         }
         exact = (means / self._bars[:n])[:, self._exact].max(initial=0.0)
         if exact > EXPLAINED * factor:
-            held[Standing.EXPLAINED] = np.flatnonzero(self._general)
+            held[Standing.EXPLAINED] = self._generals
         rivals = [sound.family for sound in self._running.values() if end - sound.last < SAMPLE_RATE]
         if rivals:
             relative = means[-1] / self._thresholds

@@ -38,6 +38,7 @@ from assistant.models.yamnet import WINDOW, Yamnet
 from assistant.pipeline import Models, ModelThread, Pipeline
 from assistant.startup import hearing_settings
 
+LEARNING = 30 * SAMPLE_RATE  # samples in which our noise floor is learnt: heard, not counted
 NOT_HEARD = 30.0  # seconds after which a label has ended
 BASELINES = {"frigate": (500.0, 0.8), "frigate, sensitive": (200.0, 0.5)}  # min_volume, threshold
 
@@ -133,10 +134,13 @@ class Ours:
 
 
 def cost(hear: Callable[[Samples], Any], samples: Samples) -> float:
-    """Processor seconds for an hour of it."""
+    """Processor seconds for an hour of it, once the room is known."""
     began = time.process_time()
+    hear(samples[:LEARNING])
+    between = time.process_time()
     hear(samples)
-    return (time.process_time() - began) * 3600 * SAMPLE_RATE / len(samples)
+    ended = time.process_time()
+    return (ended - between - (between - began)) * 3600 * SAMPLE_RATE / (len(samples) - LEARNING)
 
 
 def main() -> None:

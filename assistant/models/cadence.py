@@ -16,7 +16,6 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from assistant.events import SAMPLE_RATE, Chunk, Detection, Samples, State
@@ -193,9 +192,10 @@ def _power(samples: Samples) -> Frames:
     The window is symmetric about its middle, so each half of its samples is multiplied once: sums give the cosines'
     part of a bin, differences the sines'.
     """
-    frames, step = (len(samples) - WINDOW) // HOP + 1, samples.strides[0]
-    right = as_strided(samples[HALF:], (frames, HALF), (HOP * step, step), writeable=False)
-    left = as_strided(samples[HALF:], (frames, HALF), (HOP * step, -step), writeable=False)
+    samples = np.ascontiguousarray(samples, np.float32)
+    frames, step = (len(samples) - WINDOW) // HOP + 1, samples.itemsize
+    right = np.ndarray((frames, HALF), np.float32, samples, HALF * step, (HOP * step, step))
+    left = np.ndarray((frames, HALF), np.float32, samples, HALF * step, (HOP * step, -step))
     even, odd = right + left, right - left
     even[:, 0] = right[:, 0]  # the middle itself, which is there once
     power = np.empty((frames, len(BINS)), np.float32)

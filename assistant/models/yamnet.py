@@ -15,7 +15,6 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from assistant.errors import ModelError
@@ -124,7 +123,7 @@ class FrontEnd:
     def _magnitudes(self, samples: Samples) -> NDArray[np.float32]:
         samples = np.ascontiguousarray(samples, np.float32)
         count, step = (len(samples) - FRAME) // HOP + 1, samples.itemsize
-        frames = as_strided(samples, (count, FRAME), (HOP * step, step), writeable=False) * self._hann
+        frames = np.ndarray((count, FRAME), np.float32, samples, strides=(HOP * step, step)) * self._hann
         spectrum = np.fft.rfft(frames, N_FFT)
         lines = np.sqrt(np.square(spectrum.real) + np.square(spectrum.imag)).astype(np.float32, copy=False)
         bands = np.empty((count, BANDS), np.float32)

@@ -85,22 +85,22 @@ class Activity:
         start = chunk.end - len(samples)
         n = len(samples) // FRAME
         self._rest = samples[n * FRAME :].copy()
-        levels = _levels(samples[: n * FRAME].reshape(n, FRAME))
-        return [self._frame(start + i * FRAME, level) for i, level in enumerate(levels)]
+        frames = []
+        for level in _levels(samples[: n * FRAME].reshape(n, FRAME)):
+            if level > DEAD_DBFS:  # digital silence says nothing about the room
+                self._block.append(level)
+                if len(self._block) == BLOCK:
+                    self._learn()
+            if level >= self._floor + self._settings.open_db:
+                self._open_for = self._hangover + 1
+            elif self._open_for:
+                self._open_for -= 1
+            frames.append(Frame(start, level, self._floor, self._open_for > 0))
+            start += FRAME
+        return frames
 
-    def _frame(self, start: int, level: float) -> Frame:
-        if level > DEAD_DBFS:  # digital silence says nothing about the room
-            self._learn(level)
-        if level >= self._floor + self._settings.open_db:
-            self._open_for = self._hangover + 1
-        elif self._open_for:
-            self._open_for -= 1
-        return Frame(start, level, self._floor, self._open_for > 0)
-
-    def _learn(self, level: float) -> None:
-        self._block.append(level)
-        if len(self._block) < BLOCK:
-            return
+    def _learn(self) -> None:
+        """A block is full."""
         if len(self._levels) == self._levels.maxlen:
             del self._ordered[bisect_left(self._ordered, self._levels[0])]
         self._levels.append(sum(self._block) / BLOCK)

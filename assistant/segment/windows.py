@@ -85,7 +85,10 @@ class Windows:
         self._append(chunk.samples)
         self._end = chunk.end
         for frame in frames:
-            windows += self._step(frame)
+            if not frame.active and self._onset is None and frame.start + FRAME - self._cut_at < self._probe:
+                self._frames.append(frame)  # most of a quiet room
+            else:
+                windows += self._step(frame)
         return windows
 
     def end(self) -> list[Window]:
