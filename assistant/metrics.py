@@ -18,7 +18,7 @@ mqtt_questions_refused mqtt_commands mqtt_commands_refused mqtt_commands_repeate
 history_events history_lost history_shed
 clips_kept clips_spoken clips_refused clips_dropped clips_failed clips_deleted say_said say_failed say_dropped
 llm_jobs llm_shed llm_shed_sound llm_shed_speech llm_shed_question llm_late
-llm_out_of_memory llm_cancelled llm_errors llm_batches
+llm_out_of_memory llm_cancelled llm_errors llm_batches llm_prefix_tokens_saved
 """
 
 

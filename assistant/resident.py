@@ -1,8 +1,9 @@
 """The resident audio language model: one thread that loads it, warms it up and serves a priority queue.
 
-One thread, because two inferences at once on one device only make both late; several for a model behind a server,
-where what is asked at once is the server's business. What waits is bounded, every job has a deadline, and nobody's
-answer is made to its end when nobody waits for it any more.
+Jobs run in threads of their own, as many as the model can take at once: one for most; several for a model behind a
+server, where what is asked at once is the server's business, and for one that makes answers together
+(`assistant.models.batching`, which has a thread for the model itself). What waits is bounded, every job has a deadline,
+and nobody's answer is made to its end when nobody waits for it any more.
 
 A model that is out of memory or out of reach is `unwell`: it is asked nothing, somebody else does its work, and after a
 while one request tries whether it is well again (a circuit breaker: closed is `ready`, open is `unwell`).
@@ -27,6 +28,7 @@ import numpy as np
 from assistant.errors import ModelError
 from assistant.events import SAMPLE_RATE, frozen
 from assistant.models.audio_llm import Answer, AudioLLM, AwayError, Message, Prompt, Stop
+from assistant.models.batching import Asker, Batched, GivenUpError, asking_for
 from assistant.models.halving import free_memory, halved, out_of_memory
 
 if TYPE_CHECKING:
@@ -70,10 +72,6 @@ class BusyError(ModelError):
 
 class UnwellError(BusyError):
     """The model is out of memory or out of reach for now: somebody else has to do it."""
-
-
-class _GivenUpError(Exception):
-    """Nobody waits for the job that is running: unwinds it in the model's thread."""
 
 
 @dataclass(slots=True, eq=False)
@@ -128,16 +126,19 @@ class Resident:
         *,
         batch: int = BATCH_GPU,
         threads: int = 1,
+        reserve: int = 0,
         trial: Callable[[AudioLLM], None] | None = None,
     ) -> None:
-        """`load` runs in the thread. To be made inside a running loop.
+        """`load` runs in a thread of the `threads`. To be made inside a running loop.
 
+        `reserve` threads are for what is more urgent than questions, as many again for what is more urgent than speech.
         `trial` asks the model something small, when it is loaded and when it was unwell; by default one token.
         """
         self.status = Status.LOADING
         self.reason: str | None = None  # why it failed
         self.name: str | None = None  # of the model, once it is there
         self._batch = batch
+        self._threads = {priority: max(1, threads - reserve * priority) for priority in Priority}
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._waiting: dict[Priority, deque[_Job[Any]]] = {priority: deque() for priority in Priority}
@@ -153,7 +154,7 @@ class Resident:
         self._well_since = time.monotonic()
         self._again: asyncio.TimerHandle | None = None
         # Each job leaves a ticket there, which serves whatever is most urgent when its turn comes.
-        self._executor = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="audio-llm")
+        self._executor = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="audio-llm-jobs")
         self._executor.submit(self._load, load)
 
     # ------------------------------------------------------------------------------------------------- for the loop
@@ -161,6 +162,8 @@ class Resident:
     @property
     def busy_since(self) -> float | None:
         """When the call began (monotonic) that has lasted longest; None: none runs."""
+        if self._batched is not None:  # the others wait for their turn
+            return self._batched.busy_since
         return min(list(self._began.values()), default=None)
 
     async def ready(self) -> bool:
@@ -224,7 +227,13 @@ class Resident:
             "batch_mean": round(counts.batched / counts.batches, 2) if counts.batches else None,
             "tokens_per_s": None if rate is None else round(rate, 1),
             "busy_percent": round(100.0 * share, 1),
-        }
+        } | ({} if self._batched is None else self._batched.figures(look=look))
+
+    @property
+    def _batched(self) -> Batched | None:
+        """The model, where it has a thread of its own: it knows best how busy it is."""
+        llm = None if self._llm is None else self._llm.unguarded
+        return llm if isinstance(llm, Batched) else None
 
     def shutdown(self) -> None:
         """Take no more jobs; what waits is refused, what runs stops at its next token. Never blocks."""
@@ -233,6 +242,8 @@ class Resident:
             self._again.cancel()
         waiting = self._take_all()
         self._executor.shutdown(wait=False, cancel_futures=True)
+        if self._batched is not None:
+            self._batched.close()
         if self.status is not Status.FAILED:
             self.status, self.reason = Status.STOPPED, "it is shutting down"
         for job in (*waiting, *(job for jobs in list(self._current.values()) for job in jobs)):
@@ -275,7 +286,14 @@ class Resident:
                 log.warning("the audio language model is too slow for its house: %d jobs shed so far", shed)
             _fail(victim, BusyError("the audio language model had no time for it: too much waits"))
         if victim is not job:
+            self._submit()
+
+    def _submit(self) -> None:
+        """A ticket for what waits."""
+        try:
             self._executor.submit(self._serve)
+        except RuntimeError:  # it is shutting down, which answers those who wait
+            return
 
     def _too_late(self, job: _Job[Any]) -> None:
         if job.future.done():
@@ -420,17 +438,20 @@ class Resident:
         if not jobs:
             return
         thread = threading.get_ident()
-        self._current[thread] = jobs
         self._began[thread] = began = time.monotonic()
         try:
-            if jobs[0].prompt is not None:
-                self._answer(jobs)
-            else:
-                self._call(jobs[0])
+            with asking_for(Asker(jobs[0].priority, self.watched())):
+                if jobs[0].prompt is not None:
+                    self._answer(jobs)
+                else:
+                    self._call(jobs[0])
         finally:
-            del self._current[thread], self._began[thread]
             with self._lock:
+                del self._current[thread], self._began[thread]
                 self._counts.busy += time.monotonic() - began
+                waits = any(self._waiting.values())
+            if waits and not self._stop:  # its own ticket came when there was no thread for it
+                self._submit()
             if self._stop:  # those of a batch that were not begun, or were taken while it began to stop
                 for job in jobs:
                     self._tell(_fail, job, ModelError("the audio language model is shutting down"))
@@ -439,16 +460,20 @@ class Resident:
         with self._lock:
             if self._stop or self._exhausted:  # `shutdown` and `_unwell` refuse what waits
                 return []
-            for queue in self._waiting.values():
-                while queue:
+            for priority, queue in self._waiting.items():
+                while queue and len(self._current) < self._threads[priority]:
                     first = queue.popleft()
                     if first.unwanted:
                         continue
-                    return [first, *self._companions(first, queue)] if first.prompt is not None else [first]
+                    jobs = [first, *self._companions(first, queue)] if first.prompt is not None else [first]
+                    self._current[threading.get_ident()] = jobs
+                    return jobs
         return []
 
     def _companions(self, first: _Job[Any], queue: deque[_Job[Any]]) -> list[_Job[Any]]:
         """Answers of the same priority and limits that wait too. Others would make the urgent ones late."""
+        if self._batched is not None and self._batched.together:  # it joins them itself, and lets each go by itself
+            return []
         found = [job for job in queue if job.prompt is not None and job.limits == first.limits and not job.unwanted]
         found = found[: self._batch - 1]
         for job in found:
@@ -461,7 +486,7 @@ class Resident:
         self._counts.jobs += 1
         try:
             result = job.function(self._llm)
-        except _GivenUpError:
+        except GivenUpError:
             return
         except Exception as error:  # a bad job must not take the thread down
             self._broke(job, error)
@@ -480,7 +505,7 @@ class Resident:
                 stream=(lambda i, piece: self._piece(jobs[i], piece)) if any(job.stream for job in jobs) else None,
                 cancelled=lambda i: jobs[i].unwanted,
             )
-        except _GivenUpError:
+        except GivenUpError:
             return
         except Exception as error:
             if len(jobs) == 1 or isinstance(error, AwayError) or out_of_memory(error):
@@ -526,9 +551,14 @@ class Resident:
             known.__cause__ = error
         self._tell(_fail, job, known)
 
+    def watched(self) -> Callable[[], bool]:
+        """Tells, in any thread, whether nobody waits for anything that this thread does now."""
+        jobs = self._current.get(threading.get_ident(), ())
+        return lambda: self._stop or all(job.unwanted for job in jobs)
+
     def given_up(self) -> bool:
         """Whether nobody waits for anything that this thread does now."""
-        return self._stop or all(job.unwanted for job in self._current.get(threading.get_ident(), ()))
+        return self.watched()()
 
     def batch_at_most(self, size: int) -> None:
         """Memory did not suffice for more answers at once."""
@@ -563,7 +593,7 @@ class _Guarded:
         cancelled: Callable[[int], bool] | None = None,
     ) -> list[Answer]:
         self._check()
-        given_up, began = self._resident.given_up, time.monotonic()
+        given_up, began = self._resident.watched(), time.monotonic()
         streamed = False
 
         def piece(i: int, text: str) -> None:
@@ -595,7 +625,7 @@ class _Guarded:
 
     def _check(self) -> None:
         if self._resident.given_up():
-            raise _GivenUpError
+            raise GivenUpError
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ from assistant.models import tasks
 from assistant.models.audio_llm import Answer, Message, Prompt
 from assistant.models.overlap import joined_words, windows
 from assistant.models.yamnet import WINDOW
-from assistant.resident import BATCH_CPU, BATCH_GPU, BusyError, Priority, Resident, Status, UnwellError
+from assistant.resident import BusyError, Priority, Resident, Status, UnwellError
 from assistant.serve.engine import ApiError, Heard, Segment, Served, Tagged
 from assistant.transcribing import cut, text_of
 
@@ -254,9 +254,7 @@ async def loaded(config: Config) -> AsyncIterator[House]:
         if config.speech.enabled and recogniser is None:
             raise ModelError("speech.model cannot be loaded; remedy: kikimimi doctor")
         if checkpoint is not None:
-            settings = config.models.audio_llm
-            batch = BATCH_GPU if startup.on_gpu(settings) else BATCH_CPU
-            llm = Resident(lambda: startup.load_audio_llm(checkpoint, settings), batch=batch)
+            llm = startup.resident_llm(checkpoint, config.models.audio_llm)
             models = replace(models, llm=llm)
             if not await llm.ready():
                 raise ModelError(f"the audio language model is not there: {llm.reason}")

@@ -28,6 +28,7 @@ from assistant.events import Samples
 from assistant.house_sounds import HouseSounds
 from assistant.judging import LIFE_SAFETY
 from assistant.models import hub, store, tasks
+from assistant.models.batching import Batched
 from assistant.models.catalogue import HUB
 from assistant.models.classify import LLMTagger
 from assistant.models.llm_recogniser import LLMRecogniser
@@ -53,6 +54,7 @@ log = logging.getLogger(__name__)
 WHISPERS = {"base": "whisper-base", "tiny.en": "whisper-tiny.en"}  # `speech.model` → the store's name
 LLM_PACKAGES = ("torch", "transformers", "accelerate", "tiktoken")  # the extra qwen
 LARGE = 2_000_000_000  # bytes of weights from which a CPU is no home for a model, unless somebody insists
+JOBS = 16  # that may be under way with the audio language model; each asks one thing at a time
 SPEECH_DEADLINE = 30.0  # seconds that an utterance may wait for the audio language model
 DEVICES = {
     "microphone": "Microphone",
@@ -245,7 +247,7 @@ def on_gpu(settings: AudioLLMSettings) -> bool:
 def load_audio_llm(folder: Path, settings: AudioLLMSettings) -> AudioLLM:
     """The audio language model of a checkpoint, of whichever family its config.json names. Raises `ModelError`.
 
-    Call it in the thread that will call the model.
+    Call it in the thread that will call the model (`resident_llm` does).
     """
     family = model_type(folder)
     if family not in registry.AUDIO_LLMS:
@@ -258,6 +260,14 @@ def load_audio_llm(folder: Path, settings: AudioLLMSettings) -> AudioLLM:
     except ImportError as error:
         raise ModelError(f"{error}; remedy: pip install 'kikimimi[qwen]'") from error
     return llm
+
+
+def resident_llm(folder: Path, settings: AudioLLMSettings) -> Resident:
+    """The audio language model of a checkpoint for all rooms; it begins to load. To be made inside a running loop."""
+    batch = BATCH_GPU if on_gpu(settings) else BATCH_CPU
+    return Resident(
+        lambda: Batched(lambda: load_audio_llm(folder, settings)), batch=batch, threads=JOBS, reserve=JOBS // 4
+    )
 
 
 def model_names(config: Config) -> list[str]:
@@ -411,8 +421,7 @@ async def load_models(config: Config, files: ModelFiles) -> Models:
 def _understanding(config: Config, folder: Path, tagger: Tagger, tagging: ModelThread) -> Models:
     """The models of the profiles qwen and hybrid; the audio language model begins to load."""
     settings = config.models.audio_llm
-    batch = BATCH_GPU if on_gpu(settings) else BATCH_CPU
-    llm = Resident(lambda: load_audio_llm(folder, settings), batch=batch)
+    llm = resident_llm(folder, settings)
 
     made: Recogniser | None = None
 

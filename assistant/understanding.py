@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -65,11 +66,13 @@ class SharedTagger:
         self._groups = [group.labels for group in table.groups.values()]
         self._make = make
         self._tagger: LLMTagger | None = None
+        self._making = threading.Lock()
 
     def tag(self, samples: Samples, llm: AudioLLM) -> NDArray[np.float32]:
-        """Scores of shape (labels,), 0 to 1. To be called in the model's thread."""
-        if self._tagger is None:
-            self._tagger = self._make(llm, self.labels, self._groups)
+        """Scores of shape (labels,), 0 to 1. To be called where `llm` may be."""
+        with self._making:
+            if self._tagger is None:
+                self._tagger = self._make(llm, self.labels, self._groups)
         return self._tagger.tag(samples)
 
 

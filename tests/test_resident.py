@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ from numpy.typing import NDArray
 
 from assistant import resident as resident_module
 from assistant.errors import ModelError
-from assistant.models.audio_llm import Answer, AudioLLM, AwayError, Message, Prompt, Stop
+from assistant.models.audio_llm import Answer, AudioLLM, AudioLLMSettings, AwayError, Message, Prompt, Stop
+from assistant.models.batching import Batched
+from assistant.models.qwen_audio.llm import QwenAudio
 from assistant.resident import BusyError, Lane, Priority, Resident, Status, UnwellError
 
 SOUND, SPEECH, QUESTION = Priority
@@ -645,3 +648,77 @@ async def test_what_waits_while_it_loads_is_served_by_whichever_thread() -> None
         assert [answer.text for answer in await asyncio.gather(*waiting)] == list("012345")
     finally:
         made.shutdown()
+
+
+async def test_jobs_of_many_rooms_share_the_steps_of_one_model(qwen_audio_checkpoint: Path) -> None:
+    made: list[QwenAudio] = []
+
+    def load() -> AudioLLM:
+        made.append(QwenAudio(qwen_audio_checkpoint, AudioLLMSettings(device="cpu", dtype="float32")))
+        return Batched(lambda: made[0])
+
+    resident = Resident(load, threads=8, reserve=2)
+    try:
+        assert await resident.ready()
+        rooms = [asking(f"room {number}: what is it?") for number in range(4)]
+        expected = await resident.call(
+            lambda llm: [llm.answer([room], max_new_tokens=12)[0] for room in rooms], priority=QUESTION, deadline=None
+        )
+        made[0].decoding._steps = made[0].decoding._made = 0
+        answers = await asyncio.gather(
+            *(
+                resident.call(
+                    lambda llm, room=room: llm.answer([room], max_new_tokens=12)[0], priority=QUESTION, deadline=60.0
+                )  # type: ignore[misc]
+                for room in rooms[:2]
+            ),
+            *(resident.answer(room, priority=SPEECH, deadline=60.0, max_new_tokens=12) for room in rooms[2:]),
+        )
+        assert list(answers) == expected
+        figures = resident.figures()
+        assert figures["batch_mean"] > 1.0
+        assert figures["kv_limit"] > 0
+        assert figures["rows"] == 0
+        late = asyncio.gather(
+            *(
+                resident.call(lambda llm: llm.answer([rooms[0]], max_new_tokens=3000), priority=QUESTION, deadline=0.3)
+                for _ in range(6)
+            ),
+            return_exceptions=True,
+        )
+        assert all(isinstance(each, BusyError) for each in await late)
+        # Nobody waits for them: the model is free again.
+        assert await resident.call(lambda llm: llm.score(rooms[0], ["dog"]).shape, priority=SOUND, deadline=60.0) == (
+            1,
+        )
+        await until(lambda: resident.figures()["rows"] == 0)
+    finally:
+        resident.shutdown()
+
+
+async def test_threads_are_kept_for_what_is_urgent(llm: Scripted) -> None:
+    resident = Resident(lambda: llm, threads=3, reserve=1)
+    assert await resident.ready()
+    hold, running = threading.Event(), list[str]()
+
+    def job(name: str) -> Callable[[AudioLLM], None]:
+        def run(_llm: AudioLLM) -> None:
+            running.append(name)
+            assert hold.wait(10)
+
+        return run
+
+    try:
+        jobs = [
+            asyncio.create_task(resident.call(job(name), priority=priority, deadline=None))
+            for name, priority in (("q1", QUESTION), ("q2", QUESTION), ("w1", SPEECH), ("w2", SPEECH), ("s1", SOUND))
+        ]
+        await until(lambda: len(running) == 3)
+        await asyncio.sleep(0.05)
+        assert sorted(running) == ["q1", "s1", "w1"]
+        hold.set()
+        await asyncio.wait_for(asyncio.gather(*jobs), 10)  # whose ticket came too early is served all the same
+        assert sorted(running) == ["q1", "q2", "s1", "w1", "w2"]
+    finally:
+        hold.set()
+        resident.shutdown()

@@ -77,7 +77,7 @@ class AwayError(ModelError):
 
 
 class AudioLLM(Protocol):
-    """A resident model. Load and call it in one thread; nothing in it is shared with another."""
+    """A resident model. Load and call it in one thread (`batching.Batched` has that thread, and is called by many)."""
 
     name: str  # for `Event.model`: the checkpoint's name, for example "qwen-audio-chat"
     tagged: bool  # a base model that is prompted by tags, not by conversation

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,123 +66,130 @@ class Trie:
         return path
 
 
-@dataclass(slots=True)
-class _Row:
-    """One answer as it grows."""
-
-    ids: list[int] = field(default_factory=list)
-    text: str = ""  # what is certain of it: bytes of an unfinished character are held back
-    node: int = 0  # in the trie of choices
-    stop: Stop | None = None
-
-
-class _Rows(StoppingCriteria):
-    """Follows each row of a batch token by token: streams it, and stops it alone when it ends or nobody waits.
-
-    `generate` fills the rows that stopped with padding because this has the attribute `eos_token_id`.
-    """
-
-    def __init__(
-        self,
-        rows: int,
-        *,
-        max_new_tokens: int,
-        end: Collection[int],
-        decode: Decode,
-        choices: _Choices | None,
-        stream: Callable[[int, str], None] | None,
-        cancelled: Callable[[int], bool] | None,
-    ) -> None:
-        self.eos_token_id = sorted(end)
-        self.rows = [_Row() for _ in range(rows)]
-        self.max_new_tokens = max_new_tokens
-        self.decode = decode
-        self.choices = choices
-        self.stream = stream
-        self.cancelled = cancelled
-
-    def begin(self) -> None:
-        """Before the first token: drop what nobody waits for, and end what has only one choice."""
-        for index, row in enumerate(self.rows):
-            self._settle(index, row)
-            self._ask(index, row)
-
-    def __call__(self, input_ids: torch.Tensor, scores: object, **kwargs: object) -> torch.Tensor:
-        """Which rows are done after their newest token, shape (rows,)."""
-        for index, (row, token) in enumerate(zip(self.rows, input_ids[:, -1].tolist(), strict=True)):
-            if row.stop is None:
-                self._take(index, row, token)
-                self._ask(index, row)
-        return torch.tensor([row.stop is not None for row in self.rows], device=input_ids.device)
-
-    def answers(self) -> list[Answer]:
-        """What came of each row, once all have stopped."""
-        return [Answer(row.text, len(row.ids), row.stop or Stop.LENGTH) for row in self.rows]
-
-    def allowed(self, index: int) -> list[int] | None:
-        """The tokens row `index` may continue with; None: any."""
-        row = self.rows[index]
-        if self.choices is None or row.stop is not None:
-            return None
-        trie = self.choices.trie
-        return [*trie.children[row.node], *(self.eos_token_id if row.node in trie.ends else ())]
-
-    def _take(self, index: int, row: _Row, token: int) -> None:
-        if self.choices is not None:
-            trie = self.choices.trie
-            if token in self.eos_token_id:
-                self._choose(index, row, trie.ends[row.node])
-            else:
-                row.node = trie.children[row.node][token]
-                self._settle(index, row)
-            return
-        if token in self.eos_token_id:
-            row.stop = Stop.END
-        else:
-            row.ids.append(token)
-            row.stop = Stop.LENGTH if len(row.ids) == self.max_new_tokens else None
-        if self.stream is not None or row.stop is not None:
-            self._grow(index, row)
-
-    def _grow(self, index: int, row: _Row) -> None:
-        """Bring the row's text up to its ids. Byte-level vocabularies only append, so what was sent stays true."""
-        text = self.decode(row.ids)
-        if row.stop is not Stop.END:  # the rest of the character may come, or was cut off
-            text = text.rstrip(INCOMPLETE)
-        piece, row.text = text[len(row.text) :], text
-        if piece and self.stream is not None:
-            self.stream(index, piece)
-
-    def _settle(self, index: int, row: _Row) -> None:
-        """End a row that can become one choice only: the model need not spell it out."""
-        if self.choices is not None and row.stop is None and len(self.choices.trie.through[row.node]) == 1:
-            self._choose(index, row, self.choices.trie.through[row.node][0])
-
-    def _choose(self, index: int, row: _Row, choice: int) -> None:
-        assert self.choices is not None  # noqa: S101 (narrows the type; only rows with choices come here)
-        row.text = self.choices.texts[choice]
-        row.ids = list(self.choices.sequences[choice])
-        row.stop = Stop.END
-        if row.text and self.stream is not None:
-            self.stream(index, row.text)
-
-    def _ask(self, index: int, row: _Row) -> None:
-        if row.stop is None and self.cancelled is not None and self.cancelled(index):
-            row.stop = Stop.CANCELLED
-            if self.choices is None:
-                self._grow(index, row)
-
-
-class _Choices:
+class Choices:
     """The texts an answer may be, as a trie of their tokens."""
 
     def __init__(self, choices: Mapping[str, Sequence[int]]) -> None:
+        """From each text to its tokens. Raises `ValueError` for none."""
+        if not choices:
+            raise ValueError("an answer with choices needs at least one")
         first = {
             tuple(sequence): text for text, sequence in reversed(list(choices.items()))
         }  # equal tokens: the first text
         self.texts = list(first.values())
         self.sequences = list(first)
         self.trie = Trie(self.sequences)
+        self.longest = max(map(len, self.sequences))
+
+
+@dataclass(slots=True, eq=False)
+class Said:
+    """One answer as it grows: token by token, streamed, until it ends or nobody waits."""
+
+    max_new_tokens: int
+    end: Collection[int]
+    decode: Decode
+    choices: Choices | None = None
+    stream: Callable[[str], None] | None = None
+    cancelled: Callable[[], bool] | None = None
+    ids: list[int] = field(default_factory=list)
+    text: str = ""  # what is certain of it: bytes of an unfinished character are held back
+    node: int = 0  # in the trie of choices
+    stop: Stop | None = None
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` for no token."""
+        if self.max_new_tokens < 1:
+            raise ValueError("an answer needs at least one token")
+
+    @property
+    def longest(self) -> int:
+        """Tokens it can take, its end included where that is a token."""
+        return self.max_new_tokens if self.choices is None else self.choices.longest + 1
+
+    def begin(self) -> None:
+        """Before the first token: it may have one choice only, or nobody waits any more."""
+        self._settle()
+        self._ask()
+
+    def take(self, token: int) -> None:
+        """The next token; `stop` tells afterwards whether it was the last."""
+        self._append(token)
+        self._ask()
+
+    def answer(self) -> Answer:
+        """What came of it."""
+        return Answer(self.text, len(self.ids), self.stop or Stop.LENGTH)
+
+    def allowed(self) -> list[int] | None:
+        """The tokens it may continue with; None: any."""
+        if self.choices is None or self.stop is not None:
+            return None
+        trie = self.choices.trie
+        return [*trie.children[self.node], *(sorted(self.end) if self.node in trie.ends else ())]
+
+    def _append(self, token: int) -> None:
+        if self.choices is not None:
+            trie = self.choices.trie
+            if token in self.end:
+                self._choose(trie.ends[self.node])
+            else:
+                self.node = trie.children[self.node][token]
+                self._settle()
+            return
+        if token in self.end:
+            self.stop = Stop.END
+        else:
+            self.ids.append(token)
+            self.stop = Stop.LENGTH if len(self.ids) == self.max_new_tokens else None
+        if self.stream is not None or self.stop is not None:
+            self._grow()
+
+    def _grow(self) -> None:
+        """Bring the text up to the ids. Byte-level vocabularies only append, so what was sent stays true."""
+        text = self.decode(self.ids)
+        if self.stop is not Stop.END:  # the rest of the character may come, or was cut off
+            text = text.rstrip(INCOMPLETE)
+        piece, self.text = text[len(self.text) :], text
+        if piece and self.stream is not None:
+            self.stream(piece)
+
+    def _settle(self) -> None:
+        """End what can become one choice only: the model need not spell it out."""
+        if self.choices is not None and self.stop is None and len(self.choices.trie.through[self.node]) == 1:
+            self._choose(self.choices.trie.through[self.node][0])
+
+    def _choose(self, choice: int) -> None:
+        assert self.choices is not None  # noqa: S101 (narrows the type; only answers with choices come here)
+        self.text = self.choices.texts[choice]
+        self.ids = list(self.choices.sequences[choice])
+        self.stop = Stop.END
+        if self.text and self.stream is not None:
+            self.stream(self.text)
+
+    def _ask(self) -> None:
+        if self.stop is None and self.cancelled is not None and self.cancelled():
+            self.stop = Stop.CANCELLED
+            if self.choices is None:
+                self._grow()
+
+
+class _Rows(StoppingCriteria):
+    """Follows each row of a batch, and stops it alone.
+
+    `generate` fills the rows that stopped with padding because this has the attribute `eos_token_id`.
+    """
+
+    def __init__(self, rows: list[Said], end: Collection[int]) -> None:
+        self.rows = rows
+        self.eos_token_id = sorted(end)
+
+    def __call__(self, input_ids: torch.Tensor, scores: object, **kwargs: object) -> torch.Tensor:
+        """Which rows are done after their newest token, shape (rows,)."""
+        for row, token in zip(self.rows, input_ids[:, -1].tolist(), strict=True):
+            if row.stop is None:
+                row.take(token)
+        return torch.tensor([row.stop is not None for row in self.rows], device=input_ids.device)
 
 
 class _Never(LogitsProcessor):
@@ -199,13 +207,13 @@ class _Never(LogitsProcessor):
 class _Only(LogitsProcessor):
     """Lets each row continue with tokens of its choices only."""
 
-    def __init__(self, rows: _Rows) -> None:
+    def __init__(self, rows: list[Said]) -> None:
         self.rows = rows
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """The scores with everything else at minus infinity, shape (rows, vocabulary)."""
-        for index in range(len(scores)):
-            allowed = self.rows.allowed(index)
+        for index, row in enumerate(self.rows):
+            allowed = row.allowed()
             if allowed is not None:
                 kept = scores[index, allowed]
                 scores[index] = -torch.inf
@@ -234,35 +242,34 @@ def answer(
     `stream` and `cancelled` are those of `AudioLLM.answer`; a cancelled row keeps the text it has, or none of a choice.
     Raises `ValueError` for `max_new_tokens` below 1 and for empty `choices`.
     """
-    if max_new_tokens < 1 or (choices is not None and not choices):
-        raise ValueError("an answer needs at least one token and, with choices, at least one choice")
-    table = None if choices is None else _Choices(choices)
-    rows = _Rows(
-        len(inputs["input_ids"]),
-        max_new_tokens=max_new_tokens,
-        end=end,
-        decode=decode,
-        choices=table,
-        stream=stream,
-        cancelled=cancelled,
-    )
-    rows.begin()
-    if all(row.stop is not None for row in rows.rows):
-        return rows.answers()
-    longest = max_new_tokens if table is None else max(map(len, table.sequences)) + 1
-    with last_logits_only(model):
-        model.generate(  # type: ignore[operator]  # of GenerationMixin, which PreTrainedModel does not name
-            **inputs,
-            generation_config=_greedy(longest, rows.eos_token_id, pad),
-            stopping_criteria=StoppingCriteriaList([rows]),
-            logits_processor=_processors(rows, never),
+    table = None if choices is None else Choices(choices)
+    rows = [
+        Said(
+            max_new_tokens,
+            end,
+            decode,
+            table,
+            None if stream is None else partial(stream, index),
+            None if cancelled is None else partial(cancelled, index),
         )
-    return rows.answers()
+        for index in range(len(inputs["input_ids"]))
+    ]
+    for row in rows:
+        row.begin()
+    if any(row.stop is None for row in rows):
+        with last_logits_only(model):
+            model.generate(  # type: ignore[operator]  # of GenerationMixin, which PreTrainedModel does not name
+                **inputs,
+                generation_config=_greedy(rows[0].longest, sorted(end), pad),
+                stopping_criteria=StoppingCriteriaList([_Rows(rows, end)]),
+                logits_processor=_processors(rows, table, never),
+            )
+    return [row.answer() for row in rows]
 
 
-def _processors(rows: _Rows, never: Sequence[int]) -> LogitsProcessorList:
+def _processors(rows: list[Said], choices: Choices | None, never: Sequence[int]) -> LogitsProcessorList:
     """What keeps answers to their choices, or from tokens that are none."""
-    if rows.choices is not None:
+    if choices is not None:
         return LogitsProcessorList([_Only(rows)])
     return LogitsProcessorList([_Never(never)] if never else [])
 
@@ -320,16 +327,25 @@ def score(model: PreTrainedModel, inputs: Mapping[str, Any], sequences: Sequence
         raise ValueError("scores are given for one prompt without padding")
     if not all(sequences):
         raise ValueError("a sequence without tokens has no score")
-    prompt, keep = inputs["input_ids"].shape[1], {}
+    keep = {}
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
         keep = {"logits_to_keep": 1}
     with last_logits_only(model):
         output = model(**inputs, **keep, use_cache=True)
-    first = output.logits[0, -1:].float().log_softmax(-1)
+    return scored(model, output.logits[:, -1], output.past_key_values, sequences)
+
+
+@torch.no_grad()
+def scored(
+    model: PreTrainedModel, logits: torch.Tensor, cache: Cache, sequences: Sequence[Sequence[int]]
+) -> NDArray[np.float32]:
+    """`score` behind a prompt that has run: its last `logits` (1, vocabulary) and its cache, left as it was."""
+    first = logits.float().log_softmax(-1)
+    prompt = cache.get_seq_length()
     scores = np.zeros(len(sequences), np.float32)
     for group in _groups(sequences):
         trie = Trie([sequences[index] for index in group])
-        gains = _gains(model, trie, first, output.past_key_values, prompt)
+        gains = _gains(model, trie, first, cache, prompt)
         for index, path in zip(group, trie.paths, strict=True):
             scores[index] = gains[path[1:]].mean()
     return scores

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,6 +56,23 @@ class Placement:
     def packs_itself(self) -> bool:
         """Whether the weights are packed here after loading: int8 on a CPU, where bitsandbytes is far slower."""
         return self.quantisation == "int8" and self.device == "cpu"
+
+
+def memory_for_answers(device: torch.device) -> int:
+    """Bytes that keys and values may take once the weights are there.
+
+    On a GPU four fifths of what is free, the rest is for activations; on a CPU a quarter of what is available, since
+    the machine has more to do.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free * 4 // 5
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text("ascii").splitlines())
+        available = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):  # not Linux
+        available = 4 << 30
+    return available // 4
 
 
 def place(settings: AudioLLMSettings) -> Placement:

@@ -89,18 +89,10 @@ def test_an_answer_holds_no_forbidden_token(model: Qwen2ForCausalLM) -> None:
 def test_streamed_pieces_are_the_text_and_no_character_is_torn() -> None:
     script = [*encode("né 你好"), END]
     pieces: list[str] = []
-    rows = generation._Rows(
-        1,
-        max_new_tokens=99,
-        end=[END],
-        decode=decode,
-        choices=None,
-        stream=lambda _, piece: pieces.append(piece),
-        cancelled=None,
-    )
+    said = generation.Said(99, [END], decode, stream=pieces.append)
     for token in script:
-        rows(torch.tensor([[token]]), None)
-    assert "".join(pieces) == rows.answers()[0].text == "né 你好"
+        said.take(token)
+    assert "".join(pieces) == said.answer().text == "né 你好"
     assert pieces == ["n", "é", " ", "你", "好"]
 
 

@@ -29,6 +29,7 @@ from assistant.models.qwen_audio.decoder import (
     rotary_embedding,
 )
 from assistant.models.qwen_audio.encoder import QwenAudioEncoder
+from assistant.models.slots import Slots
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +152,9 @@ class QwenAudioModel(QwenAudioPreTrainedModel):
             position_ids = (torch.arange(length, device=device) + past)[None]
         alpha = self._alpha(ntk_alpha, past_key_values, attention_mask, inputs_embeds)
         rotary = rotary_embedding(position_ids, alpha, self.config)
-        logn = logn_scale(position_ids, self.config) if self._needs_logn(past + length, position_ids) else None
+        # Slots know their longest row; others may be given positions beyond what they hold.
+        positions = None if isinstance(past_key_values, Slots) else position_ids
+        logn = logn_scale(position_ids, self.config) if self._needs_logn(past + length, positions) else None
         mask = create_causal_mask(self.config, inputs_embeds, attention_mask, past_key_values, position_ids)
         hidden = inputs_embeds
         for layer in self.layers:
@@ -160,11 +163,13 @@ class QwenAudioModel(QwenAudioPreTrainedModel):
             last_hidden_state=self.norm(hidden), past_key_values=past_key_values if use_cache else None
         )
 
-    def _needs_logn(self, length: Any, position_ids: Tensor) -> bool:  # noqa: ANN401 (int, or a tensor of a static cache)
+    def _needs_logn(self, length: Any, position_ids: Tensor | None) -> bool:  # noqa: ANN401 (int, or a tensor of a static cache)
         """Whether any token may lie beyond the trained length."""
         if not self.config.use_logn_attn or self.training:
             return False
-        return bool(int(length) > self.config.seq_length) or bool(position_ids.max() >= self.config.seq_length)
+        if int(length) > self.config.seq_length:
+            return True
+        return position_ids is not None and bool(position_ids.max() >= self.config.seq_length)
 
     def _alpha(self, given: Tensor | None, cache: Cache | None, mask: Tensor | None, embeddings: Tensor) -> Tensor:
         """The stretch of each row's rotary base, fixed at prefill: it stays with the cache whose keys it turned."""
