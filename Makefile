@@ -16,8 +16,9 @@ demo: .venv/core
 run: .venv/core
 	@.venv/bin/kikimimi run
 
+# Two files at a time: half of the tests wait for things that happen in real time.
 test: .venv/all check
-	@.venv/bin/pytest
+	@.venv/bin/pytest -n 2 --dist loadfile
 
 # A real Home Assistant in $HA_ROOT (see tests/ha/home-assistant; needs root). KIKIMIMI_AUDIO: a folder with real recordings.
 test-ha: .venv/all
