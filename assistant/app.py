@@ -229,7 +229,6 @@ class Daemon:
         )
         self._webhooks = Webhooks(config.webhooks) if config.webhooks.hosts else None
         self._wake = config.speech.wake
-        self._hangover = round(config.speech.utterances.hangover * SAMPLE_RATE)
         self._arbiter = Arbiter(alone=lambda: sum(ear.online for ear in self._ears) <= 1)
         self._intents = intents_of(config, rooms)
         self._handler = Handler(
@@ -608,7 +607,7 @@ class Daemon:
         room = ear.room
         commands = RoomCommands(
             room.id,
-            Attention(room.wake, self._wake, hangover=self._hangover),
+            Attention(room.wake, self._wake),
             None if room.wake is Wake.NONE else self._wake_words(),
             self._arbiter,
             understand=self._handler.understand,
@@ -1119,6 +1118,7 @@ class Daemon:
         figures: dict[str, Any] = self._meter.figures(look=look)
         figures["tasks"] = len(asyncio.all_tasks())
         figures |= figures_of(self._ears, self._former)
+        figures |= {f"speculations_{key}": count for key, count in self._models.speculations.items()}
         figures |= {f"commands_{key}": value for key, value in self._handler.health().items()}
         if self._models.llm is not None:
             figures |= {f"llm_{key}": value for key, value in self._models.llm.figures(look=look).items()}

@@ -82,7 +82,7 @@ class Arbiter:
         """`alone`: there is one room only, so nobody needs to be waited for."""
         self.claims = 0
         self.shared = 0  # claims on an utterance that another room had claimed already
-        self._alone = alone
+        self.alone = alone
         self._clock = clock
         self._contests: deque[Contest] = deque(maxlen=REMEMBERED)
 
@@ -101,7 +101,7 @@ class Arbiter:
                 claim = Claim(room, began, ended, snr_db, shape, contest)
                 (contest.claims if contest.open else contest.late).append(claim)
                 return claim
-        contest = Contest(self._clock() + WINDOW, self._clock, self._alone)
+        contest = Contest(self._clock() + WINDOW, self._clock, self.alone)
         self._contests.append(contest)
         contest.claims.append(Claim(room, began, ended, snr_db, shape, contest))
         return contest.claims[0]

@@ -77,11 +77,9 @@ class _Reply:
 class Attention:
     """Whose turn it is in one room."""
 
-    def __init__(self, mode: Wake, settings: WakeSettings | None = None, *, hangover: int = 0) -> None:
-        """`hangover`: samples without speech at the end of each utterance."""
+    def __init__(self, mode: Wake, settings: WakeSettings | None = None) -> None:
         self.mode = mode
         self._follow_up = round((settings or WakeSettings()).follow_up * SAMPLE_RATE)
-        self._hangover = hangover
         self._woken: tuple[int, str] | None = None  # the wake word that no command has used yet
         self._open_from, self._open_until = 0, -1  # where a command without a wake word may begin
         self._replies: deque[_Reply] = deque(maxlen=REPLIES)
@@ -111,28 +109,36 @@ class Attention:
         if follow_up and self.mode is Wake.FOLLOW_UP:
             self._open_from, self._open_until = position, position + self._follow_up
 
-    def address(self, start: int, end: int, *, whole: bool = True) -> Address | None:
-        """Whether the utterance from `start` to `end` is a command. `whole`: it goes on no further than `end`."""
+    def address(self, start: int, end: int, *, whole: bool = True, silence: int = 0) -> Address | None:
+        """Whether the utterance from `start` to `end` is a command.
+
+        `whole`: it goes on no further than `end`. `silence`: samples at its end without speech.
+        """
+        found = self.foresee(start, end, whole=whole, silence=silence)
+        if found is None:
+            if self._woken is not None and start - self._woken[0] > TURN:
+                self._woken = None
+        elif found.by is Wake.WAKE:
+            self._woken = None
+        elif found.by is Wake.FOLLOW_UP:
+            self._open_until = -1
+        return found
+
+    def foresee(self, start: int, end: int, *, whole: bool = True, silence: int = 0) -> Address | None:
+        """What `address` would say; nothing is used up by asking."""
         if self._woken is not None:
             position, word = self._woken
             if position <= end + LATE and start - position <= TURN:
-                return self._after_wake_word(start, end, position, word, whole=whole)
-            if start - position > TURN:
-                self._woken = None
+                if position > start and (not whole or end - silence - position < LEAST):
+                    return None  # the command is in the next one
+                return Address(max(start, position), Wake.WAKE, word)
         if self._muted(start, end):
             return None
         if self.mode is Wake.NONE:
             return Address(start, Wake.NONE)
         if self._open_from <= start <= self._open_until:
-            self._open_until = -1
             return Address(start, Wake.FOLLOW_UP)
         return None
-
-    def _after_wake_word(self, start: int, end: int, position: int, word: str, *, whole: bool) -> Address | None:
-        if position > start and (not whole or end - self._hangover - position < LEAST):
-            return None  # the command is in the next one
-        self._woken = None
-        return Address(max(start, position), Wake.WAKE, word)
 
     def echoes(self, text: str, address: Address) -> bool:
         """Whether `text` is what a reply said, heard by the microphone. After a wake word it is somebody's own."""

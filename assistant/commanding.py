@@ -135,11 +135,23 @@ class RoomCommands:
     def uttered(self, utterance: Utterance, began: float) -> Addressed | None:
         """Whether a complete utterance, begun at `began` Unix seconds, is a command."""
         whole = utterance.cut is not Cut.CAP
-        address = self.attention.address(utterance.start, utterance.end, whole=whole)
+        address = self.attention.address(utterance.start, utterance.end, whole=whole, silence=utterance.silence)
         if address is None:
             return None
         snr = utterance.level_dbfs - utterance.floor_dbfs
         return Addressed(address, self._arbiter.claim(self._room, utterance, began, snr))
+
+    def foresee(self, utterance: Utterance) -> int | None:
+        """Where a command would begin if the speaker has finished; None: it would be none. Nothing comes of asking."""
+        address = self.attention.foresee(utterance.start, utterance.end, silence=utterance.silence)
+        return None if address is None else address.start
+
+    async def complete(self, text: str, language: str | None) -> bool:
+        """Whether `text` is a whole command that need not wait for the speaker's longer silence.
+
+        Where several rooms may hear one utterance they have to end it alike, so that the best of them acts.
+        """
+        return self._arbiter.alone() and isinstance(await self._understand(text, language, self._room), Intent)
 
     async def understand(self, addressed: Addressed, event: Event) -> Event:
         """The event of the utterance with its intent, if it has one and this room is the one that acts."""

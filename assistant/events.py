@@ -92,6 +92,7 @@ class Utterance:
     speech_share: float  # 0 to 1: share of frames the voice activity detector called speech
     level_dbfs: float  # RMS of the frames called speech
     floor_dbfs: float  # noise floor at the time
+    silence: int = 0  # samples at its end without speech
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 # Figures that only grow; all others are gauges.
 COUNTERS = """
 uptime_s events model_errors source_errors dropped_s_total shed_sounds_s shed_speech_s utterances_dropped wake_words
+speculations_kept speculations_dropped speculations_skipped
 commands_understood commands_not_understood commands_chosen_by_model rules_unanswered rules_doubted
 mqtt_reconnects mqtt_drops mqtt_unkept mqtt_expired mqtt_refused mqtt_questions mqtt_questions_failed
 mqtt_questions_refused mqtt_commands mqtt_commands_refused mqtt_commands_repeated

@@ -6,11 +6,11 @@ import asyncio
 import logging
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
@@ -47,6 +47,7 @@ from assistant.segment.activity import SILENCE_DBFS, Activity, ActivitySettings,
 from assistant.segment.recent import KEEP, Recent
 from assistant.segment.speech import Phase, Speech, SpeechSettings
 from assistant.segment.windows import Windows, WindowSettings
+from assistant.speculating import Foreseen, Speculation
 from assistant.taught import TaughtTracker
 from assistant.taught_sounds import TaughtSound
 from assistant.tracking import SHIFT, Candidate, SoundSettings, SoundTable, Standing, Tracker
@@ -76,6 +77,7 @@ PICTURE = 10 * SAMPLE_RATE  # samples that are kept for a spectrogram
 LEVEL_EVERY = SAMPLE_RATE  # samples between level measurements
 MODEL_TIMEOUT = 60.0  # seconds after which a model call is given up
 TOGETHER = 8  # calls of a model's thread that are answered at once, at most
+SLOW = 0.02  # seconds of a call whose answer waits for no other: recognition
 MODEL_HANGS = 2 * MODEL_TIMEOUT  # seconds after which a call that was given up will never return
 LLM_HANGS = 600.0  # the same for an audio language model, which stops between two tokens
 LONGEST_LAG = 30.0  # seconds: sources hold less; a longer one is a wall clock that was set
@@ -168,6 +170,11 @@ class ModelThread:
         self._calls: deque[_Call] = deque()
         self._working = False  # the thread looks for calls
 
+    @property
+    def idle(self) -> bool:
+        """Whether a call would begin at once."""
+        return not self._working
+
     async def call(self, function: Callable[[], T], *, patient: bool = False) -> T:
         """Run `function` in the thread. Raises `TimeoutError` after a minute, `patient` or not."""
         loop = asyncio.get_running_loop()
@@ -189,8 +196,12 @@ class ModelThread:
                 call = self._calls.popleft() if self._calls and len(done) < TOGETHER else None
                 self._working = call is not None or bool(done)
             if call is not None:
+                began = time.monotonic()
                 if not call.answer.cancelled():
                     done.append(self._run(call))
+                if done and time.monotonic() - began > SLOW:
+                    _deliver(done)
+                    done = []
             elif done:
                 _deliver(done)
                 done = []
@@ -253,6 +264,8 @@ class Models:
     # Who recognises while `llm` is unwell, loaded by then, and its thread.
     stand_in: Callable[[], Awaitable[Recogniser | None]] | None = None
     standing_in: Caller | None = None
+    # What became of recognition ahead of time, in all rooms.
+    speculations: Counter[str] = field(default_factory=lambda: Counter(kept=0, dropped=0, skipped=0))
 
     async def recognition(self) -> tuple[Recogniser | None, Caller]:
         """Who recognises now, and where it is called. Raises `ModelError`."""
@@ -319,6 +332,7 @@ class _Pending:
     position: int  # samples: the last one used to find its end
     arrived: float  # monotonic seconds when that one was there
     addressed: Addressed | None = None
+    foreseen: asyncio.Task[Foreseen | None] | None = None  # what was made of it before it was known to have ended
 
     @property
     def skipped(self) -> int:
@@ -397,12 +411,12 @@ class Pipeline:
         self._captions = self._llm_captions()
         self._untold: set[int] = set()  # keys of the tagger's sounds that the language model decides about
         self._ids: dict[int, str] = {}  # detection key → event id
-        self._position = 0
+        self._speculation = self._foresight()
+        self._position = self._level_at = 0
         self._origin = time.time()  # Unix seconds of sample 0, as the last chunk tells
         self._arrived = time.monotonic()
         self.hearing_since: float | None = None  # monotonic: when the chunk came that is on its way through the stages
         self.heard_at = time.monotonic()  # when the last one was through
-        self._level_at = 0
         self.utterances: Channel[_Pending] = Channel(
             f"{self._name}: utterances", UTTERANCES, weigh=lambda pending: seconds(len(pending.utterance.samples))
         )
@@ -468,6 +482,32 @@ class Pipeline:
         witness = models.tagger.labels
         return Sounds(models.llm, models.llm_tagger, settings.table, witness, settings.sounds, patient=self._inline)
 
+    def _foresight(self) -> Speculation | None:
+        """Recognition ahead of time: of commands, heard as they are said, by a recogniser with a thread of its own."""
+        thread, commands = self._models.recognising, self._commands
+        if self._inline or commands is None or self._models.llm is not None or not isinstance(thread, ModelThread):
+            return None
+        return Speculation(
+            self._settings.speech.hangover,
+            self._models.speculations,
+            begin=partial(self._foresee, commands),
+            foresee=commands.foresee,
+            busy=lambda: not thread.idle or len(self.utterances) > 0,
+        )
+
+    async def _foresee(self, commands: RoomCommands, utterance: Utterance, start: int) -> Foreseen | None:
+        """What `utterance` says from `start` on if it ends here; None: nothing that is believed by now."""
+        words = utterance.samples[start - utterance.start :]
+        try:
+            found = await self._recognised(words, self._evidence.over(utterance))
+            if found is None or not found[1].text:
+                return None
+            model, transcript = found
+            return Foreseen(model, transcript, await commands.complete(transcript.text, transcript.language))
+        except Exception:  # the utterance is recognised again at its end; what happens then is counted and told
+            log.debug("%s: recognition ahead of time failed", self._name, exc_info=True)
+            return None
+
     def _llm_captions(self) -> Captions | None:
         if self._models.llm is None or self._models.describe is None:
             return None
@@ -498,6 +538,8 @@ class Pipeline:
         finally:
             if recognising is not None:
                 recognising.cancel()
+            if self._speculation is not None:
+                self._speculation.drop()
             for part in (self._sounds, self._captions):
                 if part is not None:
                     part.close()
@@ -549,6 +591,9 @@ class Pipeline:
             await self._understand(chunk, frames)
         began = time.perf_counter()
         utterances = self._speech.feed(chunk, frames) if self._settings.recognise else []
+        if self._speculation is not None and not utterances and self._speculation.follow(self._speech):
+            concluded = self._speech.conclude()
+            utterances += [] if concluded is None else [concluded]
         if self._commands is not None:
             self._commands.hear(chunk, frames, speaking=self._speech.phase is not Phase.QUIET)
         self._working += time.perf_counter() - began
@@ -702,6 +747,8 @@ class Pipeline:
             addressed = self._commands.uttered(utterance, self._origin + seconds(utterance.start))
         self._verdicts.cut(utterance)
         pending = _Pending(utterance, self._evidence.over(utterance), self._position, self._arrived, addressed)
+        if self._speculation is not None:
+            pending = replace(pending, foreseen=self._speculation.take(utterance, utterance.start + pending.skipped))
         if self._inline:
             await self._recognise(pending)
         else:
@@ -728,11 +775,12 @@ class Pipeline:
         utterance = pending.utterance
         try:
             try:
-                recogniser, transcript = await self._recognised(pending)
+                found = await self._transcribed(pending)
             except UnwellError:  # it ran out of memory, or broke off, on this very one: its stand-in hears it
-                recogniser, transcript = await self._recognised(pending)
-            if recogniser is None or transcript is None:
+                found = await self._transcribed(pending)
+            if found is None:
                 return None
+            model, transcript = found
         except BusyError as error:
             self._unanswered += seconds(len(utterance.samples))
             log.debug("%s: an utterance at %.1f s was lost: %s", self._name, seconds(utterance.start), error)
@@ -769,27 +817,35 @@ class Pipeline:
             duration=round(seconds(utterance.end - start), 3),
             heard_at=round(seconds(pending.position), 3),
             level_dbfs=round(utterance.level_dbfs, 1),
-            model=f"{recogniser.name}+{transcript.agreed}" if transcript.agreed else recogniser.name,
+            model=f"{model}+{transcript.agreed}" if transcript.agreed else model,
             witnessed=transcript.witnessed,
             latency=round(time.monotonic() - pending.arrived, 3),
         )
 
-    async def _recognised(self, pending: _Pending) -> tuple[Recogniser | None, Transcript | None]:
+    async def _transcribed(self, pending: _Pending) -> tuple[str, Transcript] | None:
         """Who recognised an utterance, and what; None when nobody does. Raises what the model raises."""
+        if pending.foreseen is not None:
+            foreseen = await pending.foreseen
+            self._models.speculations["dropped" if foreseen is None else "kept"] += 1
+            if foreseen is not None:
+                return foreseen.model, foreseen.transcript
+        return await self._recognised(pending.utterance.samples[pending.skipped :], pending.evidence)
+
+    async def _recognised(self, samples: Samples, evidence: SpeechEvidence) -> tuple[str, Transcript] | None:
         recogniser, thread = await self._models.recognition()
         if recogniser is None:
-            return None, None
+            return None
         transcribe = partial(
             recogniser.transcribe,
-            pending.utterance.samples[pending.skipped :],
-            pending.evidence,
+            samples,
+            evidence,
             languages=self._settings.languages,
             words=self._settings.words,
         )
         began = time.perf_counter()
         transcript = await thread.call(transcribe, patient=self._inline)
         self._stages.took("recogniser", time.perf_counter() - began)
-        return recogniser, transcript
+        return recogniser.name, transcript
 
     def _announce(self, detection: Detection) -> None:
         """Turn a detection into events, unless one that is out already stands for it."""

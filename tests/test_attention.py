@@ -11,7 +11,7 @@ HANGOVER = round(0.6 * S)
 
 
 def attention(mode: Wake = Wake.WAKE) -> Attention:
-    return Attention(mode, WakeSettings(), hangover=HANGOVER)
+    return Attention(mode, WakeSettings())
 
 
 def test_nothing_is_a_command_without_a_wake_word() -> None:
@@ -28,8 +28,17 @@ def test_the_command_of_the_same_breath_begins_where_the_wake_word_ended() -> No
 def test_after_the_wake_word_alone_the_next_utterance_is_the_command() -> None:
     ear = attention()
     ear.woken(2 * S, "okay_nabu")
-    assert ear.address(S, 2 * S + HANGOVER) is None
+    assert ear.address(S, 2 * S + HANGOVER, silence=HANGOVER) is None
     assert ear.address(4 * S, 6 * S) == Address(4 * S, Wake.WAKE, "okay_nabu")
+
+
+def test_asking_ahead_of_time_uses_nothing_up() -> None:
+    ear = attention()
+    ear.woken(2 * S, "okay_nabu")
+    assert ear.foresee(S, 3 * S, silence=S // 5) == Address(2 * S, Wake.WAKE, "okay_nabu")
+    assert ear.foresee(S, 2 * S + S // 2, silence=S // 2) is None  # nothing was said after it yet
+    assert ear.address(S, 5 * S, silence=HANGOVER) == Address(2 * S, Wake.WAKE, "okay_nabu")
+    assert ear.foresee(6 * S, 8 * S) is None
 
 
 def test_a_wake_word_that_is_placed_just_after_its_utterance_is_of_it() -> None:

@@ -16,12 +16,16 @@ import pytest
 from numpy.typing import NDArray
 
 from assistant import pipeline as pipeline_module
+from assistant.arbitration import Arbiter
+from assistant.attention import Attention, Wake
 from assistant.audio.source import CHUNK as SHORT_CHUNK
 from assistant.audio.source import LONGEST_CHUNK, Chunker, Pace, SourceStats
+from assistant.commanding import RoomCommands
 from assistant.config import Config
 from assistant.errors import SourceError
-from assistant.events import SAMPLE_RATE, Chunk, Event, Samples, SpeechEvidence, State, Transcript, frozen
+from assistant.events import SAMPLE_RATE, Chunk, Event, Intent, Samples, SpeechEvidence, State, Transcript, frozen
 from assistant.health import Stages
+from assistant.intents import NotUnderstood
 from assistant.models.yamnet import Yamnet
 from assistant.pipeline import Models, ModelThread, Pipeline, Recogniser, Tagger
 from assistant.resident import BusyError
@@ -505,3 +509,110 @@ async def test_nobody_is_told_of_what_is_ignored(models: Build) -> None:
         events: list[Event] = []
         await Pipeline(Played(alarm), models(), used, events.append, inline=True).run()
         assert {event.event_type for event in events} & {"smoke_alarm"} == expected
+
+
+def commands(complete: bool = True) -> RoomCommands:
+    """Every utterance of the only room is a command."""
+
+    async def understand(_text: str, _language: str | None, _room: str) -> Intent | NotUnderstood:
+        return Intent("HassTurnOn", {"name": "lamp"}, "hassil", "en") if complete else NotUnderstood("half a sentence")
+
+    return RoomCommands(
+        "kitchen",
+        Attention(Wake.NONE),
+        None,
+        Arbiter(alone=lambda: True),
+        understand=understand,
+        handle=lambda *_: None,
+        hush=lambda: False,
+    )
+
+
+class Patient(Played):
+    """Gives recognition ahead of time the time it needs: the next chunk comes when that is done."""
+
+    async def chunks(self) -> AsyncIterator[Chunk]:
+        async for chunk in super().chunks():
+            yield chunk
+            if guesses := [task for task in asyncio.all_tasks() if task.get_name() == "speculation"]:
+                await asyncio.wait(guesses)
+
+
+def told_early(source: Played, models: Models, events: list[Event], *, complete: bool = True) -> Pipeline:
+    return Pipeline(
+        source, models, hearing_settings(Config()), events.append, inline=False, commands=commands(complete)
+    )
+
+
+@pytest.mark.parametrize("complete", [True, False])
+async def test_a_command_is_recognised_once_before_its_end_is_declared(models: Build, complete: bool) -> None:
+    recogniser = Slow()
+    built = models(recogniser)
+    events: list[Event] = []
+    await told_early(Patient(room((12.0, spoken(1.5)), length=16.0)), built, events, complete=complete).run()
+    (event,) = [event for event in events if event.kind == "speech"]
+    assert event.text == "a secret sentence"
+    assert recogniser.calls == 1
+    assert built.speculations == {"kept": 1, "dropped": 0, "skipped": 0}
+    assert event.heard_at is not None
+    waited = event.heard_at - 13.5
+    assert 0.35 < waited < 0.56 if complete else 0.55 < waited < 0.8
+
+
+async def test_a_command_with_a_pause_is_recognised_whole(models: Build) -> None:
+    recogniser = Slow()
+    built = models(recogniser)
+    events: list[Event] = []
+    heard = room((12.0, spoken(1.0)), (13.3, spoken(1.0)), length=17.0)
+    await told_early(Patient(heard), built, events).run()
+    (event,) = [event for event in events if event.kind == "speech"]
+    assert event.offset < 12.0
+    assert event.duration is not None
+    assert event.offset + event.duration > 14.3
+    assert built.speculations == {"kept": 1, "dropped": 1, "skipped": 0}
+
+
+async def test_a_recogniser_that_another_room_uses_is_left_to_it(models: Build) -> None:
+    recogniser = Slow()
+    built = models(recogniser)
+    assert isinstance(built.recognising, ModelThread)
+    free = threading.Event()
+    other = asyncio.create_task(built.recognising.call(lambda: free.wait(60)))
+    events: list[Event] = []
+    hearing = told_early(Played(room((12.0, spoken(1.5)), length=16.0)), built, events)
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        group.create_task(hearing.run())
+        while not len(hearing.utterances) and not built.speculations["skipped"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        free.set()
+    assert await other
+    assert [event.text for event in events if event.kind == "speech"] == ["a secret sentence"]
+    assert recogniser.calls == 1
+    assert built.speculations == {"kept": 0, "dropped": 0, "skipped": 1}
+
+
+async def test_recognition_ahead_of_time_that_fails_is_tried_again_at_the_end(models: Build) -> None:
+    class Shaky(Slow):
+        def transcribe(self, samples: Samples, evidence: SpeechEvidence, **more: object) -> Transcript:
+            heard = super().transcribe(samples, evidence)
+            if self.calls == 1:
+                raise RuntimeError("no inference just now")
+            return heard
+
+    recogniser = Shaky()
+    built = models(recogniser)
+    events: list[Event] = []
+    hearing = told_early(Patient(room((12.0, spoken(1.5)), length=16.0)), built, events)
+    await hearing.run()
+    assert [event.text for event in events if event.kind == "speech"] == ["a secret sentence"]
+    assert recogniser.calls == 2
+    assert hearing.model_errors == 0
+    assert built.speculations == {"kept": 0, "dropped": 1, "skipped": 0}
+
+
+async def test_a_stream_that_ends_in_a_pause_leaves_no_recognition_behind(models: Build) -> None:
+    built = models(Slow(0.3))
+    events: list[Event] = []
+    await told_early(Played(room((12.0, spoken(1.5)), length=13.95)), built, events).run()
+    assert [event.text for event in events if event.kind == "speech"] == ["a secret sentence"]
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "speculation"]

@@ -34,13 +34,14 @@ FRAME: Final = 320  # samples of one encoder frame (20 ms)
 HOP: Final = 160  # samples of one mel frame
 SHORTEST: Final = 1_600  # samples: no word is shorter than 0.1 s
 WINDOW: Final = 30.0  # seconds Whisper was trained on
-AFTER: Final = 1.0  # seconds of silence encoded after an utterance
+AFTER: Final = 1.0  # seconds of silence encoded after an utterance …
+AGAIN_AFTER: Final = 3.0  # … and where its text is poor: it comes out as well as over the full window (docs/adr/0016)
 SHORT: Final = 15.0  # seconds the decoder sees at least, of which most is spliced silence
 PEAK: Final = 1.5  # log10 power of the loudest mel bin after normalisation: Whisper hears quiet speech better so
 TOKENS_PER_SECOND: Final = 15  # nobody speaks faster; a longer text is a loop
 PROMPT_TOKENS: Final = 160  # each costs the decoder about 0.4 ms
-RETRY_BELOW: Final = -0.7  # average log-probability: below it the full window is tried
-RETRY_SPEECH: Final = 0.85  # the tagger's speech score from which that is worth a second of CPU
+RETRY_BELOW: Final = -0.7  # average log-probability: below it a longer context is tried
+RETRY_SPEECH: Final = 0.85  # the tagger's speech score from which that is worth its time
 RETRY_LOOP: Final = 0.5  # the same for a text that loops
 SPEECH_POSSIBLE: Final = 0.12  # the tagger's speech score below which nobody speaks
 BELIEF: Final = -0.7  # average log-probability a text needs where the tagger is undecided (0.5) …
@@ -179,7 +180,7 @@ class Whisper:
         if len(samples) < SHORTEST:
             return Transcript("", None, 0.0, rejected="it is shorter than 0.1 s")
         clean = np.nan_to_num(samples[: round(WINDOW * SAMPLE_RATE)], nan=0.0, posinf=0.0, neginf=0.0)
-        encoded = self._short(clean)
+        encoded = self._spliced(clean, AFTER)
         language = self._language(encoded, languages or self._settings.languages)
         tokenizer = self._tokenizer(language, "translate" if into_english else "transcribe")
         prompt = "" if into_english else self._prompt(language, words)
@@ -195,8 +196,8 @@ class Whisper:
         return Transcript(decoding.text, language, score, times)
 
     def _again(self, samples: Samples, tokenizer: Tokenizer, prompt: str, first: Decoding) -> Decoding:
-        """A second chance over the full window; the likelier of the two without a fault."""
-        encoded = self._encode(samples, WINDOW)
+        """A second chance with more silence after it; the likelier of the two without a fault."""
+        encoded = self._spliced(samples, AGAIN_AFTER)
         second = self._decode(encoded, tokenizer, prompt, len(samples))
         if first.fault is not None or (second.fault is None and second.log_probability >= first.log_probability):
             return second
@@ -215,12 +216,12 @@ class Whisper:
             mel = mel + (PEAK - (4.0 * mel.max() - 4.0)) / 4.0  # Whisper's log-mel is (log10 + 4) / 4
         return self._model.model.encode(get_ctranslate2_storage(mel[None].astype(np.float32, copy=False)))
 
-    def _short(self, samples: Samples) -> Any:  # noqa: ANN401
-        """Encoder output over the utterance, with the end of the window spliced in from silence."""
+    def _spliced(self, samples: Samples, after: float) -> Any:  # noqa: ANN401
+        """Encoder output over the utterance and `after` seconds of silence; the rest is spliced in from silence."""
         from faster_whisper.transcribe import get_ctranslate2_storage  # noqa: PLC0415
 
         duration = len(samples) / SAMPLE_RATE
-        head = np.array(self._encode(samples, duration + AFTER))
+        head = np.array(self._encode(samples, duration + after))
         end = round(min(WINDOW, max(SHORT, duration + 5.0)) * SAMPLE_RATE / FRAME)
         whole = np.concatenate((head, self._tail[:, head.shape[1] : end]), axis=1)
         return get_ctranslate2_storage(whole)
@@ -318,7 +319,7 @@ def _log_odds(score: float) -> float:
 
 
 def worth_another(decoding: Decoding, evidence: SpeechEvidence) -> bool:
-    """Whether a poor text deserves the full window: only where the tagger is rather sure of speech."""
+    """Whether a poor text deserves a longer context: only where the tagger is rather sure of speech."""
     if decoding.fault is not None:
         return tagged(evidence) >= RETRY_LOOP
     return decoding.log_probability < RETRY_BELOW and tagged(evidence) >= RETRY_SPEECH

@@ -93,6 +93,28 @@ class Speech:
         """Where what is being said began (samples); None while nobody speaks."""
         return None if self._phase is Phase.QUIET else self._start
 
+    @property
+    def pause(self) -> tuple[int, int] | None:
+        """Where the pause in what is being said begins, and how long it is (samples); None: nobody pauses."""
+        if self._phase is not Phase.PAUSING:
+            return None
+        length = self._silent * FRAME
+        return self._start + len(self._audio) * FRAME - length, length
+
+    def so_far(self) -> Utterance | None:
+        """What has been said, as if it ended now; None: nobody speaks, or it is no utterance yet."""
+        return None if self._phase is Phase.QUIET else self._cut(Cut.ENDPOINT)
+
+    def conclude(self) -> Utterance | None:
+        """What is being said is known to be complete: its end need not be waited for any longer."""
+        if self._phase is not Phase.PAUSING:
+            return None
+        utterance = self._cut(Cut.ENDPOINT)
+        self._phase = Phase.QUIET
+        self._drop(len(self._audio) - self._pre_roll)
+        self._voiced = deque([False] * len(self._audio))  # what was said has been cut
+        return utterance
+
     def feed(self, chunk: Chunk, frames: Sequence[Frame]) -> list[Utterance]:
         """The utterances that end in `frames`, which are what the gate made of the stream up to `chunk`."""
         utterances: list[Utterance] = []
@@ -182,13 +204,7 @@ class Speech:
             self._phase, self._silent = Phase.SPEAKING, 0
             return None
         self._silent += 1
-        if self._silent < self._hangover:
-            return None
-        utterance = self._cut(Cut.ENDPOINT)
-        self._phase = Phase.QUIET
-        self._drop(len(self._audio) - self._pre_roll)
-        self._voiced = deque([False] * len(self._audio))  # what was said has been cut
-        return utterance
+        return self.conclude() if self._silent >= self._hangover else None
 
     def _split(self) -> Utterance | None:
         """The utterance is as long as a recogniser takes: cut it and go on with its last second."""
@@ -214,6 +230,7 @@ class Speech:
             speech_share=share,
             level_dbfs=max(SILENCE_DBFS, 10.0 * float(np.log10(power + 1e-10))),
             floor_dbfs=self._floor,
+            silence=(len(voiced) - 1 - int(spoken[-1])) * FRAME,
         )
 
     def _drop(self, count: int) -> None:

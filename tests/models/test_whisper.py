@@ -13,7 +13,10 @@ import soxr
 
 from assistant.errors import ModelError
 from assistant.events import SAMPLE_RATE, SpeechEvidence
+from assistant.models import whisper as whisper_module
 from assistant.models.whisper import (
+    AFTER,
+    AGAIN_AFTER,
     LANGUAGES,
     Decoding,
     Whisper,
@@ -286,3 +289,20 @@ def test_shipped_words_are_short_lists_of_known_languages() -> None:
 def test_settings_refuse_what_is_no_language() -> None:
     with pytest.raises(ValueError, match="English"):
         WhisperSettings(languages=("English",))
+
+
+@needs_espeak
+def test_a_poor_text_is_tried_again_with_more_silence_but_not_over_the_full_window(
+    whisper: Whisper, sentence: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[float] = []
+    encode = whisper._encode
+
+    def note(samples: np.ndarray, length: float) -> object:
+        encoded.append(length - len(samples) / SAMPLE_RATE)
+        return encode(samples, length)
+
+    monkeypatch.setattr(whisper, "_encode", note)
+    monkeypatch.setattr(whisper_module, "worth_another", lambda *_: True)
+    assert "lazy dog" in whisper.transcribe(sentence, SPEECH, languages=("en",)).text.lower()
+    assert encoded == pytest.approx([AFTER, AGAIN_AFTER])
