@@ -12,9 +12,10 @@ files and threads:
 
 `ttft` is the time from when all have asked until a request's first token, mean and longest. `again` is the time to the
 first token of a second question about a clip that has just been heard, `system` with only the system prompt in common,
-`cold` with nothing. `prefill4` is four prompts in one padded batch, `prefill1x4` the same one by one. The limit of
-decoding is a plain read of the weights that a token needs, timed in between. Each dtype has a process of its own;
-without `--plain` its peak memory is that of one model. The last line is one JSON object.
+`cold` with nothing. `step8` is the shortest step of eight answers, `prefill4` four prompts in one padded batch,
+`prefill1x4` the same one by one, each the shortest too: on a machine that others use, all else is theirs as well. The
+limit of decoding is a plain read of the weights that a token needs, timed in between. Each dtype has a process of its
+own; without `--plain` its peak memory is that of one model. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from qwen_audio import CONFIG, MIB, resident, token_bytes, write_checkpoint
+from qwen_audio import CONFIG, MIB, resident, seconds_of, token_bytes, write_checkpoint
 from transformers import DynamicCache, GenerationConfig
 
 from assistant.models import store
@@ -45,7 +46,7 @@ from assistant.models.qwen_audio.llm import QwenAudio
 from assistant.models.qwen_audio.model import QwenAudioForConditionalGeneration
 
 SECONDS, PROMPT = 10, 292
-NEW = 64  # `--new`
+NEW = 64
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.bfloat16}
 # Greedy, 2 threads, batch 1, the same sizes, on another machine (AMD EPYC with avx512_bf16): medians of its runs.
 ORIGINAL = {
@@ -69,48 +70,47 @@ def asked(clip: np.ndarray, text: str) -> Prompt:
     return Prompt(messages=(Message("user", (clip, text)),))
 
 
-def asking(llm: QwenAudio, prompt: Prompt, first: Callable[[], None] | None = None) -> Request:
-    """A request that takes `NEW` tokens whatever the model says; `first` is called with its first token."""
-    request = llm.request(prompt, max_new_tokens=NEW)
+def asking(llm: QwenAudio, prompt: Prompt, new: int, first: Callable[[], None]) -> Request:
+    """A request that takes `new` tokens whatever the model says; `first` is called with its first token."""
+    request = llm.request(prompt, max_new_tokens=new)
     assert len(request.keys) == PROMPT, len(request.keys)
     request.said.end = ()
-    if first is not None:
-        request.said.cancelled = lambda: bool(len(request.said.ids) == 1 and first())
+    request.said.cancelled = lambda: bool(len(request.said.ids) == 1 and first())
     return request
 
 
-def together(llm: QwenAudio, asked: Sequence[Prompt]) -> tuple[list[float], float]:
+def together(llm: QwenAudio, asked: Sequence[Prompt], new: int) -> tuple[list[float], float]:
     """Seconds to each first token, and to the end of all."""
     llm.decoding.prefixes.clear()
     began = time.perf_counter()
     firsts: list[float] = []
-    requests = [asking(llm, prompt, lambda: firsts.append(time.perf_counter() - began)) for prompt in asked]
+    requests = [asking(llm, prompt, new, lambda: firsts.append(time.perf_counter() - began)) for prompt in asked]
     llm._answer(requests)
-    assert all(len(request.said.ids) == NEW for request in requests)
+    assert all(len(request.said.ids) == new for request in requests)
     return firsts, time.perf_counter() - began
 
 
-def one_by_one(llm: QwenAudio, asked: Sequence[Prompt]) -> tuple[list[float], float]:
+def one_by_one(llm: QwenAudio, asked: Sequence[Prompt], new: int) -> tuple[list[float], float]:
     """The same, one after another."""
     firsts, spent = [], 0.0
     for prompt in asked:
-        (first,), whole = together(llm, [prompt])
+        (first,), whole = together(llm, [prompt], new)
         firsts.append(spent + first)
         spent += whole
     return firsts, spent
 
 
-def plain(model: QwenAudioForConditionalGeneration, llm: QwenAudio, prompt: Prompt) -> tuple[float, float]:
+def plain(model: QwenAudioForConditionalGeneration, llm: QwenAudio, prompt: Prompt, new: int) -> tuple[float, float]:
     """Seconds to the first token and to the end, by `generate` with the library's own cache."""
     inputs = llm._processor.batch([llm._row(prompt)])
 
-    def run(new: int) -> float:
+    def run(count: int) -> float:
         began = time.perf_counter()
-        config = GenerationConfig(max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=0)
+        config = GenerationConfig(max_new_tokens=count, min_new_tokens=count, do_sample=False, pad_token_id=0)
         model.generate(**inputs, generation_config=config, past_key_values=DynamicCache())
         return time.perf_counter() - began
 
-    return run(1), run(NEW)
+    return run(1), run(new)
 
 
 def first_tokens(llm: QwenAudio, seed: int) -> dict[str, float]:
@@ -124,6 +124,30 @@ def first_tokens(llm: QwenAudio, seed: int) -> dict[str, float]:
         began = time.perf_counter()
         llm._answer([llm.request(prompt, max_new_tokens=1)])
         found[name] = time.perf_counter() - began
+    return found
+
+
+def steps(llm: QwenAudio, counts: Sequence[int], repeats: int) -> dict[str, float]:
+    """Shortest seconds of a step of so many answers, about one clip, so that they join quickly.
+
+    The shortest, because on a machine that others use too every other figure is theirs as well.
+    """
+    found: dict[str, float] = {}
+    clip = np.random.default_rng(0).normal(0, 0.1, SECONDS * 16_000).astype(np.float32)
+    llm.decoding.clear()
+    for count in sorted(counts):
+        while len(llm.decoding.running) < count:
+            request = llm.request(asked(clip, " what" * (18 + len(llm.decoding.running))), max_new_tokens=1000)
+            request.said.end = ()
+            llm.decoding.join(request)
+        times = []
+        for _ in range(repeats):
+            began = time.perf_counter()
+            llm.decoding.step()
+            times.append(time.perf_counter() - began)
+        found[f"step{count}_s"] = min(times)
+        found[f"step{count}_tok_s"] = count / min(times)
+    llm.decoding.clear()
     return found
 
 
@@ -145,73 +169,87 @@ def prefills(llm: QwenAudio, seed: int) -> dict[str, float]:
     return {"prefill4_s": run([rows]), "prefill1x4_s": run([[row] for row in rows])}
 
 
+class Notes:
+    """Figures by name, told as they come: a run that is stopped has said something."""
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = dtype
+        self.taken: dict[str, list[float]] = {}
+
+    def add(self, figures: dict[str, float]) -> None:
+        """One more of each."""
+        for name, value in figures.items():
+            self.taken.setdefault(name, []).append(value)
+            print(f"{self.dtype} {name} {value:.3f}", file=sys.stderr, flush=True)
+
+
 def measure(folder: Path, dtype: str, options: argparse.Namespace) -> dict[str, Any]:
     """All figures of one dtype."""
-    global NEW  # noqa: PLW0603 (one process, one run)
-    NEW = options.new
-    counts, repeats = options.counts, options.repeats
     torch.set_num_threads(options.threads)
     settings = AudioLLMSettings(
         device="cpu",
         dtype="float32" if dtype == "fp32" else "bfloat16",
         quantisation="int8" if dtype == "int8" else "none",
     )
+    notes = Notes(dtype)
     before, began = resident(), time.perf_counter()
     llm = QwenAudio(folder, settings)
-    loading = time.perf_counter() - began
-    loaded, load_peak = resident() - before, resident("VmHWM") - before
+    notes.add({
+        "load_s": time.perf_counter() - began,
+        "loaded_mib": resident() - before,
+        "load_peak_mib": resident("VmHWM") - before,
+    })  # fmt: skip
     model = None
     if options.plain:
         model = QwenAudioForConditionalGeneration.from_pretrained(folder, dtype=DTYPES[dtype], weights="plain")
     buffer = torch.ones(128 * MIB, dtype=torch.int32)
-    times: dict[str, list[float]] = {}
-
-    def note(name: str, value: float) -> None:
-        times.setdefault(name, []).append(value)
-        print(f"{dtype} {name} {value:.3f}", file=sys.stderr, flush=True)
-
-    note("load_peak_mib", load_peak)
-    together(llm, prompts(llm, 2, 99))  # not counted
-    for repeat in range(repeats):
-        for _ in range(3):
-            began = time.perf_counter()
-            buffer.amax()
-            note("read_s", time.perf_counter() - began)
-        if model is not None:
-            first, whole = plain(model, llm, prompts(llm, 1, repeat)[0])
-            note("plain_ttft_s", first)
-            note("plain_tok_s", (NEW - 1) / (whole - first))
-        for count in counts:
-            rooms = prompts(llm, count, repeat)
-            for way, run in (("alone", one_by_one), ("batched", together)):
-                if way == "alone" and (count > options.alone_most or (count > 1 and repeat)):
-                    continue  # it is the same again and again: once will do
-                spent = time.process_time()
-                firsts, whole = run(llm, rooms)
-                note(f"{way}{count}_cpu_s_per_answer", (time.process_time() - spent) / count)
-                note(f"{way}{count}_total_tok_s", count * NEW / whole)
-                note(f"{way}{count}_ttft_mean_s", statistics.mean(firsts))
-                note(f"{way}{count}_ttft_longest_s", max(firsts))
-                if way == "batched":
-                    note(f"decode{count}_tok_s", count * (NEW - 1) / (whole - max(firsts)))
-        for name, value in first_tokens(llm, repeat).items():
-            note(f"ttft_{name}_s", value)
-        for name, value in prefills(llm, repeat).items():
-            note(name, value)
-    median = {name: statistics.median(values) for name, values in times.items()}
-    read = buffer.nbytes / min(times["read_s"])
-    bytes_of_step = token_bytes(llm._model.config, dtype)
+    notes.add(steps(llm, options.counts, 5))
+    for repeat in range(options.repeats):
+        notes.add({"read_s": min(seconds_of(buffer.amax) for _ in range(3))})
+        notes.add(prefills(llm, repeat))
+        if not options.steps_only:
+            rooms(llm, model, options, repeat, notes)
+    best = {name: min(values) for name, values in notes.taken.items()}
+    read = buffer.nbytes / best["read_s"]
+    median = {name: statistics.median(values) for name, values in notes.taken.items()}
     figures: dict[str, Any] = {
-        "load_s": loading, "loaded_mib": loaded, "peak_mib": resident("VmHWM") - before, "read_gb_s": read / 1e9,
-        "step_mib": bytes_of_step / MIB, "original": ORIGINAL.get(dtype), **median,
+        **median, "read_s": best["read_s"], "prefill4_s": best["prefill4_s"], "prefill1x4_s": best["prefill1x4_s"],
+        "peak_mib": resident("VmHWM") - before, "read_gb_s": read / 1e9,
+        "step_mib": token_bytes(llm._model.config, dtype) / MIB, "original": ORIGINAL.get(dtype),
     }  # fmt: skip
-    if 1 in counts:
-        figures["share_of_read_at_1"] = median["decode1_tok_s"] * bytes_of_step / read
-    for count in counts:
-        alone = median[f"alone{min(count, max(n for n in counts if n <= options.alone_most))}_total_tok_s"]
-        figures[f"factor{count}"] = median[f"batched{count}_total_tok_s"] / alone
-    figures["ranges"] = {name: [min(values), max(values)] for name, values in times.items() if len(values) > 1}
+    if 1 in options.counts:
+        figures["share_of_read_at_1"] = token_bytes(llm._model.config, dtype) / read / best["step1_s"]
     return figures
+
+
+def rooms(
+    llm: QwenAudio,
+    model: QwenAudioForConditionalGeneration | None,
+    options: argparse.Namespace,
+    seed: int,
+    notes: Notes,
+) -> None:
+    """Requests of so many rooms at once, in each way."""
+    if not seed:
+        together(llm, prompts(llm, 2, 99), options.new)  # not counted
+    if model is not None:
+        first, whole = plain(model, llm, prompts(llm, 1, seed)[0], options.new)
+        notes.add({"plain_ttft_s": first, "plain_tok_s": (options.new - 1) / (whole - first)})
+    for count in options.counts:
+        asked = prompts(llm, count, seed)
+        for way, run in (("alone", one_by_one), ("batched", together)):
+            if way == "alone" and (count > options.alone_most or (count > 1 and seed)):
+                continue  # it is the same again and again: once will do
+            spent = time.process_time()
+            firsts, whole = run(llm, asked, options.new)
+            notes.add({
+                f"{way}{count}_cpu_s_per_answer": (time.process_time() - spent) / count,
+                f"{way}{count}_total_tok_s": count * options.new / whole,
+                f"{way}{count}_ttft_mean_s": statistics.mean(firsts),
+                f"{way}{count}_ttft_longest_s": max(firsts),
+                f"{way}{count}_decode_tok_s": count * (options.new - 1) / (whole - max(firsts)),
+            })  # fmt: skip
+    notes.add({f"ttft_{name}_s": value for name, value in first_tokens(llm, seed).items()})
 
 
 def processor() -> str:
@@ -233,6 +271,7 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=NEW, help="tokens of each answer")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--alone-most", type=int, default=4, help="requests that are also answered one after another")
+    parser.add_argument("--steps-only", action="store_true", help="only the shortest steps and prefills: half a minute")
     parser.add_argument("--plain", action="store_true", help="compare with the original's way: a second copy in memory")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -252,6 +291,7 @@ def main() -> None:
             command += [*map(str, options.counts), "--repeats", str(options.repeats), "--threads", str(options.threads)]
             command += ["--alone-most", str(options.alone_most), "--new", str(options.new)]
             command += ["--plain"] if options.plain else []
+            command += ["--steps-only"] if options.steps_only else []
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             results[dtype] = json.loads(done.stdout.splitlines()[-1])
             print(dtype, json.dumps(results[dtype], indent=1), flush=True)
