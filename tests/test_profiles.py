@@ -85,6 +85,7 @@ def well_formed(events: Sequence[Event]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)  # a language model on a processor
 @pytest.mark.parametrize("profile", ["hybrid", "qwen"])
 async def test_a_house_is_heard(profile: str, yamnet_path: Path, qwen_audio_checkpoint: Path, house: Path) -> None:
     config = configured(profile, qwen_audio_checkpoint)
