@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_qwen_audio import at_rest
 
 from assistant.answering import answer_question, answer_rule, span_of_clip
 from assistant.errors import AssistantError, ConfigurationError, ModelError
@@ -69,6 +70,7 @@ async def resident(tiny: AudioLLM) -> AsyncIterator[Resident]:
     assert await made.ready()
     yield made
     made.shutdown()
+    await asyncio.to_thread(at_rest)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from test_app import Subscriber, until, wav
+from tiny_qwen_audio import at_rest
 
 from assistant import app
 from assistant.config import Config, parse
@@ -91,6 +92,7 @@ async def house(
         finally:
             patch.undo()
             await asyncio.to_thread(client.close)
+            await asyncio.to_thread(at_rest)
 
 
 async def test_in_profile_hybrid_a_rule_asks_and_acts_on_the_answer(

@@ -18,6 +18,7 @@ import pytest
 import soundfile
 from test_app import until
 from test_app_commands import spoken
+from tiny_qwen_audio import at_rest
 from ulid import ULID
 
 from assistant import chatting, startup
@@ -93,6 +94,7 @@ async def large(yamnet_path: Path, tiny: AudioLLM) -> AsyncIterator[Models]:
     made = replace(models, llm=Resident(lambda: tiny))
     yield made
     made.shutdown()
+    await asyncio.to_thread(at_rest)
 
 
 async def told(chats: Chatting, chat: str, **question: Any) -> tuple[list[str], TurnState]:

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import shutil
+import threading
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -117,3 +118,11 @@ def clips_of(entry: dict[str, Any]) -> list[NDArray[np.float32]]:
     info = entry["audio_info"] or []
     urls = [url for row in (info if isinstance(info, list) else [info]) for url in row["audio_urls"]]
     return [wave(Path(url).stem.removeprefix("a_")) for url in urls]
+
+
+def at_rest() -> None:
+    """Wait until no thread of a resident model computes any more: residents of different tests share one model."""
+    for thread in threading.enumerate():
+        if thread.name == "audio-llm":
+            thread.join(60)
+            assert not thread.is_alive(), "a model goes on after its shutdown"

@@ -175,6 +175,7 @@ def test_a_real_model_scores_fifty_labels(qwen_audio_checkpoint: Path, labels: l
     assert np.isfinite(scores).all()
     assert 0.0 < scores.sum() <= 1.0 + 1e-5
     assert (scores > 0).sum() == len(PHRASES)
-    np.testing.assert_array_equal(scores, tagger.tag(noise))
+    # It goes on from the clip's keys and values then: the same but for rounding.
+    np.testing.assert_allclose(scores, tagger.tag(noise), rtol=1e-3)
     few = Classifier(llm, QUESTION, ["a dog", "rain"]).scores(np.zeros(SAMPLE_RATE, np.float32))
     np.testing.assert_allclose(few, 0.5, atol=1e-5)

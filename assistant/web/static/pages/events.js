@@ -169,6 +169,7 @@ function useEvents(filters, remembered) {
   const [state, setState] = useState({ next: null, busy: false, error: null });
   const shown = useRef(filters);
   const running = useRef(null);
+  const arrived = useRef(null); // events that come while the first page is fetched, which may not have them yet
   shown.current = filters;
   const key = JSON.stringify(filters);
 
@@ -176,11 +177,14 @@ function useEvents(filters, remembered) {
     running.current?.abort();
     const aborting = new AbortController();
     running.current = aborting;
+    const came = next ? null : [];
+    arrived.current = came;
     setState((before) => ({ ...before, busy: true, error: null }));
     try {
       const found = await older(filters, next, aborting.signal);
       if (aborting.signal.aborted) return;
-      setPages((before) => (next && before ? [...before, found.events] : [found.events]));
+      setPages((before) => (next && before ? [...before, found.events] : (came ?? []).reduce(heard, [found.events])));
+      arrived.current = null;
       setState({ next: found.next, busy: false, error: null });
     } catch (error) {
       if (!aborting.signal.aborted) setState((before) => ({ ...before, busy: false, error }));
@@ -202,6 +206,7 @@ function useEvents(filters, remembered) {
   const complete = (id) => api.get(`events/${id}`).then((entry) => setPages((before) => before && changed(before, id, () => entry)), () => {});
   useMessages("event", ({ event }) => {
     if (!belongs(event, shown.current)) return;
+    arrived.current?.push(event);
     setPages((before) => before && heard(before, event));
     complete(event.id);
   });
