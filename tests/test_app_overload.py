@@ -22,6 +22,8 @@ from assistant.pipeline import Tagger
 from assistant.startup import ModelFiles, Room, hearing_settings, load_models
 from assistant.synthesis import noise, placed, tone
 
+pytestmark = pytest.mark.alone
+
 BLOCK = 640  # samples: 40 ms
 HELD = 25  # blocks: one second
 

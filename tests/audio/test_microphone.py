@@ -21,6 +21,8 @@ from assistant.audio import microphone
 from assistant.audio.microphone import Device, find
 from assistant.errors import SourceError
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(microphone.__file__).parents[2]
 ALSA = Path("/usr/share/alsa/alsa.conf")
 
