@@ -226,18 +226,18 @@ def test_the_audio_language_model_is_a_name_or_a_folder() -> None:
     ids=["recursive", "bomb", "brackets", "braces", "dashes", "long", "many"],
 )
 def test_bombs_end_soon(text: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     assert mistakes(text)
-    assert time.perf_counter() - began < 10
+    assert time.process_time() - began < 10
 
 
 def test_a_hundred_megabytes_are_not_read(tmp_path: Path) -> None:
     with (tmp_path / "config.yaml").open("wb") as file:
         file.truncate(100_000_000)
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(ConfigurationError, match="larger than 256 KiB"):
         load(tmp_path / "config.yaml")
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 # --- webhooks and the embedded broker ---------------------------------------------------------------------------------
