@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import ipaddress
 import json
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from assistant.request_body import App, Message, Receive, RequestBody, RequestBodyError, Scope, Send
+
 log = logging.getLogger(__name__)
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Scope = MutableMapping[str, Any]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
 BODY_LIMIT: Final = 32_000_000  # bytes
-BODY_WITHIN: Final = 20.0  # seconds between two pieces of a body
-DRAIN: Final = 2.0  # seconds in which the rest of a body that is too long is thrown away
 OPEN: Final = frozenset({"/health"})  # no token is asked for these
 
 
@@ -46,7 +37,7 @@ class Guard:
             self.refused += 1
             await _refuse(send, *refusal)
             return
-        body = _Body(receive)
+        body = RequestBody(receive, BODY_LIMIT, "FLAC or less audio at once")
         started = False
 
         async def noticed(message: Message) -> None:
@@ -59,7 +50,7 @@ class Guard:
         self.running += 1
         try:
             await self._app(scope, body.receive, noticed)
-        except _BodyError:
+        except RequestBodyError:
             log.debug("serve: %s was given up: %s", ascii(scope["path"]), body.problem)
         finally:
             self.running -= 1
@@ -91,47 +82,6 @@ def _leads_here(host: str) -> bool:
         return name == "localhost" or bool(ipaddress.ip_address(name))
     except ValueError:
         return False
-
-
-class _BodyError(Exception):
-    """A body that is too long or does not come."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class _Body:
-    """The body of a request, within limits of size and time."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive, self._left, self._complete = receive, BODY_LIMIT, False
-        self.problem: _BodyError | None = None
-
-    async def receive(self) -> Message:
-        """The next message. Raises `_BodyError`, and notes it."""
-        if self._complete:
-            return await self._receive()  # waits for the client to go
-        try:
-            async with asyncio.timeout(BODY_WITHIN):
-                message = await self._receive()
-        except TimeoutError:
-            self.problem = _BodyError(408, f"the rest of the request did not come within {BODY_WITHIN:.0f} s")
-            raise self.problem from None
-        self._left -= len(message.get("body", b""))
-        if self._left < 0:
-            self.problem = _BodyError(413, f"longer than {BODY_LIMIT / 1e6:.0f} MB; remedy: FLAC or less audio at once")
-            raise self.problem
-        self._complete = not message.get("more_body", False)
-        return message
-
-    async def drain(self) -> None:
-        """Take what is left and forget it: a connection that is closed over unread bytes loses the answer too."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN):
-                while not self._complete:
-                    message = await self._receive()
-                    self._complete = message["type"] == "http.disconnect" or not message.get("more_body", False)
 
 
 def error_body(message: str, status: int, code: str, param: str | None = None) -> dict[str, Any]:

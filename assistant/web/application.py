@@ -18,9 +18,10 @@ from starlette.staticfiles import StaticFiles
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from assistant.errors import AssistantError, ConfigurationError
+from assistant.request_body import App
 from assistant.web import ask, configuration, events, health, rooms, rules, setup, teach
 from assistant.web.live import Feed
-from assistant.web.security import COOKIE, SESSION, App, Door, policy
+from assistant.web.security import COOKIE, SESSION, Door, policy
 from assistant.web.server import STATIC
 from assistant.web.services import WebServices
 

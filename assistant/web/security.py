@@ -13,23 +13,16 @@ import ipaddress
 import logging
 import os
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from itsdangerous import BadSignature, TimestampSigner
 
 from assistant.errors import AssistantError
+from assistant.request_body import App, Message, Receive, RequestBody, RequestBodyError, Scope, Send
 
 log = logging.getLogger(__name__)
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Scope = MutableMapping[str, Any]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 COOKIE = "kikimimi"
 SESSION = 30 * 86_400  # seconds until somebody has to log in again
@@ -37,8 +30,6 @@ REFUSED_AFTER = 1.0  # seconds before a wrong password is told, so that guessing
 GUESSES = 4  # passwords that are tried at once; more are refused
 JSON_LIMIT = 1_000_000  # bytes of a request
 UPLOAD_LIMIT = 32_000_000  # bytes of a recording
-BODY_WITHIN = 20.0  # seconds between two pieces of a body
-DRAIN = 2.0  # seconds in which the rest of a body that is too long is thrown away
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 OPEN = frozenset({"/api/session", "/api/openapi.json"})  # of the API: no password is asked for these
 HEADERS = (
@@ -154,7 +145,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         plain = headers.get(b"content-type", b"").split(b";")[0].strip() in {b"", b"application/json"}
-        body = _Body(receive, JSON_LIMIT if plain else UPLOAD_LIMIT)
+        body = RequestBody(receive, JSON_LIMIT if plain else UPLOAD_LIMIT, "send less at once")
         started = False
 
         async def marked(message: Message) -> None:
@@ -171,7 +162,7 @@ class Guard:
 
         try:
             await self._app(scope, body.receive, marked)
-        except _BodyError:
+        except RequestBodyError:
             log.debug("web: %s was given up: %s", ascii(scope["path"]), body.problem)
         problem, body.problem = body.problem, None
         if problem is not None and not started:
@@ -221,48 +212,6 @@ class Guard:
             return False
         known = {headers.get(name, b"").decode("latin-1").lower() for name in (b"host", b"x-forwarded-host")}
         return bool(netloc) and (netloc in known or netloc == self._public)
-
-
-class _BodyError(Exception):
-    """A body that is too long or does not come."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class _Body:
-    """The body of a request, within limits of size and time."""
-
-    def __init__(self, receive: Receive, limit: int) -> None:
-        self._receive, self._left, self._limit = receive, limit, limit
-        self._complete = False
-        self.problem: _BodyError | None = None
-
-    async def receive(self) -> Message:
-        """The next message. Raises `_BodyError`, and notes it."""
-        if self._complete:
-            return await self._receive()  # waits for the client to go
-        try:
-            async with asyncio.timeout(BODY_WITHIN):
-                message = await self._receive()
-        except TimeoutError:
-            self.problem = _BodyError(408, f"the rest of the request did not come within {BODY_WITHIN:.0f} s")
-            raise self.problem from None
-        self._left -= len(message.get("body", b""))
-        if self._left < 0:
-            self.problem = _BodyError(413, f"longer than {self._limit / 1e6:.0f} MB; remedy: send less at once")
-            raise self.problem
-        self._complete = not message.get("more_body", False)
-        return message
-
-    async def drain(self) -> None:
-        """Take what is left and forget it: a connection that is closed over unread bytes loses the answer too."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN):
-                while not self._complete:
-                    message = await self._receive()
-                    self._complete = message["type"] == "http.disconnect" or not message.get("more_body", False)
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, reason: str) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 
+from assistant import request_body
 from assistant.errors import AssistantError
 from assistant.events import SAMPLE_RATE, Samples, Word
 from assistant.models.audio_llm import Answer, Prompt, Stop
@@ -315,7 +316,7 @@ async def test_too_much_is_refused(engine: Scripted, monkeypatch: pytest.MonkeyP
 
 
 async def test_a_body_that_does_not_come_is_not_waited_for(engine: Scripted, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(guard, "BODY_WITHIN", 0.3)
+    monkeypatch.setattr(request_body, "BODY_WITHIN", 0.3)
     async with api(engine) as client:
         reader, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port)
         head = (

@@ -16,6 +16,7 @@ from outputs.brokers import until
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from assistant import request_body
 from assistant.errors import AssistantError
 from assistant.events import (
     Command,
@@ -114,7 +115,7 @@ async def test_a_head_that_does_not_come_is_left(tmp_path: Path, monkeypatch: py
 async def test_a_body_that_does_not_come_or_is_too_long_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(security, "BODY_WITHIN", 0.3)
+    monkeypatch.setattr(request_body, "BODY_WITHIN", 0.3)
     async with serving(tmp_path) as (one, rooms):
         answer = await told(one.port, put(b'{"on": ', length=100))
         assert answer.startswith(b"HTTP/1.1 408")
