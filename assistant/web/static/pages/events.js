@@ -187,7 +187,9 @@ function useEvents(filters, remembered) {
       arrived.current = null;
       setState({ next: found.next, busy: false, error: null });
     } catch (error) {
-      if (!aborting.signal.aborted) setState((before) => ({ ...before, busy: false, error }));
+      if (aborting.signal.aborted) return;
+      arrived.current = null;
+      setState((before) => ({ ...before, busy: false, error }));
     }
   };
   useEffect(() => {
