@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import os
 import platform
 import resource
 import statistics
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from assistant import __version__, synthesis
+from assistant import __version__, doctor, synthesis
 from assistant.audio.source import CHUNK, SourceStats
 from assistant.demo_recording import ROOM_DBFS, spoken
 from assistant.errors import AssistantError
@@ -73,7 +72,7 @@ class Report:
     rooms_busy: int  # that were heard in real time
     rooms_busy_late: int | None  # the least that were not
     rooms_quiet: int  # by arithmetic
-    sounds: Delays
+    sounds: Delays | None
     speech: Delays | None
     recognition_s: float | None  # processor time of one sentence
     caption_s: float | None  # of the audio language model
@@ -152,8 +151,8 @@ async def bench(
     return Report(
         version=__version__,
         system=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        processor=processor(),
-        cores=cores(),
+        processor=doctor.processor(),
+        cores=doctor.cores(),
         profile=profile,
         memory_mb=round(loaded, 1),
         memory_a_room_mb=round(max(0.0, a_room), 2),
@@ -166,7 +165,7 @@ async def bench(
         rooms_busy=good,
         rooms_busy_late=late,
         rooms_quiet=int(good * busy_share / quiet_share),
-        sounds=delays(events, "sound", alarms) or Delays(math.nan, math.nan, 0, len(alarms)),
+        sounds=delays(events, "sound", alarms),
         speech=speech,
         recognition_s=None if recognition is None else round(recognition, 3),
         caption_s=caption,
@@ -260,7 +259,7 @@ async def carried(
 ) -> tuple[int, int | None]:
     """The largest number of never quiet rooms that was heard in real time, and the least that was not."""
     good, late = 0, None
-    count = max(1, int(0.8 * expected * min(cores(), 2)))  # beside the tagger, Python keeps one core busy at most
+    count = max(1, int(0.8 * expected * min(doctor.cores(), 2)))  # beside the tagger Python keeps one core busy
     for _ in range(TRIALS):
         tell(f"{count} rooms that are never quiet, in real time")
         if await in_time(models, hearing, samples, count):
@@ -302,20 +301,6 @@ async def captioned(models: Models, tell: Callable[[str], None]) -> float | None
     return round(time.monotonic() - began, 2)
 
 
-def cores() -> int:
-    """Of which this process may use so many."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def processor() -> str:
-    """What it calls itself."""
-    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123
-        for line in lines:
-            if line.startswith(("model name", "Model")):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def readable(report: Report) -> str:
     """For people."""
     at_least = "at least " if report.rooms_busy_late is None else ""
@@ -331,7 +316,7 @@ def readable(report: Report) -> str:
         f"({report.busy_cpu_s_an_hour / 36:.1f} %); the tagger {report.window_ms:.2f} ms a window",
         f"memory     {report.memory_mb:.0f} MB with the models (peak {report.peak_mb:.0f}), "
         f"{report.memory_a_room_mb:.1f} MB more a room",
-        f"sounds     {told(report.sounds)} after they begin",
+        "sounds     " + ("none was heard" if report.sounds is None else f"{told(report.sounds)} after they begin"),
     ]
     if report.speech is not None:
         lines.append(f"speech     {told(report.speech)} after the last word")
@@ -344,6 +329,4 @@ def readable(report: Report) -> str:
 
 def told(delays: Delays) -> str:
     """Delays in words."""
-    if not delays.heard:
-        return f"none of {delays.of} was heard"
     return f"{delays.heard} of {delays.of} heard, {delays.median:.2f} s (at most {delays.longest:.2f} s)"

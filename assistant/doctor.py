@@ -165,8 +165,8 @@ def examine(config: Config, *, running: bool = False) -> Report:
             version=__version__,
             python=platform.python_version(),
             system=platform.platform(),
-            processor=_processor(),
-            cores=len(os.sched_getaffinity(0)),
+            processor=processor(),
+            cores=cores(),
             memory=memory,
             memory_free=memory_free,
             disk_free=_disk_free(store.root(directory)),
@@ -365,7 +365,13 @@ def _disk_free(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def _processor() -> str:
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def processor() -> str:
+    """What it calls itself."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
             if line.startswith("model name"):
