@@ -431,13 +431,13 @@ async def test_a_faulty_microphone_is_told_once_and_counted_and_so_is_its_end(
     problem, value, remedy = fault
     caplog.set_level("INFO")
     inbox, figures = Inbox(), []
+    tell = app.Daemon._tell
+    monkeypatch.setattr(app.Daemon, "_tell", lambda self, item: (tell(self, item), figures.append(self.health())))
     faulty = np.sign(noise(16.0, -20.0)) if value is None else np.full(16 * SAMPLE_RATE, value, np.float32)
     samples = np.concatenate((faulty, noise(8.0, -50.0)))
     monkeypatch.setattr(app, "BACKOFF", (30.0, 60.0))
     monkeypatch.setattr(app, "open_source", lambda room, _speed: Faulty(room.id, samples, 0.0, []))
     async with alone(files, [Room("kitchen", "default")], {"inbox": inbox}) as (daemon, _):
-        tell = daemon._tell
-        monkeypatch.setattr(daemon, "_tell", lambda item: (tell(item), figures.append(daemon.health())))
         await until(lambda: "faulty: unplugged" in caplog.text)
         assert daemon.health()[f"rooms_{problem}"] == 0
     assert max(figure[f"rooms_{problem}"] for figure in figures) == 1

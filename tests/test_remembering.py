@@ -18,8 +18,6 @@ from assistant.events import Event, State
 from assistant.history import History
 from assistant.history_database import HistorySettings
 
-NOW = datetime.now(UTC).isoformat(timespec="milliseconds")
-
 
 @pytest.fixture
 async def remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,6 +26,7 @@ async def remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     store = History(HistorySettings(), platformdirs.user_state_path("kikimimi"))
     store.start()
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")  # not earlier: a run goes on past midnight
     common = {"room": "kitchen", "source": "mic", "score": 0.94}
     old = Event(
         "A",
@@ -44,7 +43,7 @@ async def remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         state=State.ENDED,
         event_type="smoke_alarm",
         label="Smoke\x1b[31m alarm",
-        start=NOW,
+        start=now,
         duration=12.34,
         **common,
     )  # type: ignore[arg-type]
@@ -56,7 +55,7 @@ async def remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         label="Speech",
         text="Good night",
         language="en",
-        start=NOW,
+        start=now,
         **common,
     )  # type: ignore[arg-type]
     for event in (old, new, said):
@@ -136,7 +135,18 @@ async def test_what_the_terminal_cannot_show_is_escaped(tmp_path: Path):
     store = History(settings, tmp_path)
     store.start()
     store.record(
-        Event("A", "kitchen", "mic", "speech", State.HEARD, "speech", "Speech", 0.9, start=NOW, text="Öl \ud800")
+        Event(
+            "A",
+            "kitchen",
+            "mic",
+            "speech",
+            State.HEARD,
+            "speech",
+            "Speech",
+            0.9,
+            start=f"{datetime.now(UTC):%FT%TZ}",
+            text="Öl \ud800",
+        )
     )
     await store.close()
     for encoding, as_json in (("utf-8", True), ("utf-8", False), ("ascii", True), ("ascii", False)):
