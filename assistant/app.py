@@ -545,6 +545,7 @@ class Daemon:
         """Hear a room to the end of its source; False when its switch was turned off before."""
         ear.turned.clear()
         hearing = asyncio.create_task(self._hear(ear), name=f"hear {ear.room.id}")
+        hearing.add_done_callback(_looked_at)
         turned = asyncio.create_task(ear.turned.wait())
         try:
             await asyncio.wait((hearing, turned), return_when=asyncio.FIRST_COMPLETED)
@@ -1140,6 +1141,12 @@ class Daemon:
             if part is not None:
                 figures |= {f"{name}_{key}": value for key, value in part.health().items()}
         return figures
+
+
+def _looked_at(task: asyncio.Task[None]) -> None:
+    """An error that nobody waits for any more, since the daemon stops, is no error of asyncio's."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.debug("%s ended: %s", task.get_name(), error)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

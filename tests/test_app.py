@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import shutil
 import signal
@@ -282,6 +283,9 @@ async def test_the_same_file_gives_the_same_events(files: ModelFiles, alarm: Pat
     assert runs[0]
 
 
+UNPLUGGED = "faulty: unplugged; remedy: plug it in"
+
+
 class Faulty:
     """A live source that plays a little and then fails, each time it is opened."""
 
@@ -298,7 +302,7 @@ class Faulty:
             samples = self._converter.feed(self._samples[start : start + 640, np.newaxis], SAMPLE_RATE)
             yield Chunk(self.room, self.name, start, frozen(samples), time.time())
             await asyncio.sleep(0)
-        raise SourceError("faulty: unplugged; remedy: plug it in")
+        raise SourceError(UNPLUGGED)
 
 
 class Inbox:
@@ -438,7 +442,7 @@ async def test_a_faulty_microphone_is_told_once_and_counted_and_so_is_its_end(
     monkeypatch.setattr(app, "BACKOFF", (30.0, 60.0))
     monkeypatch.setattr(app, "open_source", lambda room, _speed: Faulty(room.id, samples, 0.0, []))
     async with alone(files, [Room("kitchen", "default")], {"inbox": inbox}) as (daemon, _):
-        await until(lambda: "faulty: unplugged" in caplog.text)
+        await until(lambda: ("assistant.app", logging.WARNING, f"kitchen: {UNPLUGGED}") in caplog.record_tuples)
         assert daemon.health()[f"rooms_{problem}"] == 0
     assert max(figure[f"rooms_{problem}"] for figure in figures) == 1
     assert [item for item in inbox.items if isinstance(item, ProblemChanged)] == [
