@@ -17,7 +17,7 @@ import platformdirs
 import soxr
 from ulid import ULID
 
-from assistant import __version__, registry
+from assistant import __version__, recovering, registry
 from assistant.actions import Actions, Hands
 from assistant.answering import answer_question
 from assistant.arbitration import Arbiter
@@ -404,6 +404,7 @@ class Daemon:
                     *((("teaching", self._classroom.run),) if self._classroom is not None else ()),
                     ("rules", self._tick),
                     ("health", self._report),
+                    ("recovering", lambda: recovering.watch(self._silent_microphones, self.restart)),
                 )
             ]
             self._group = group
@@ -441,6 +442,9 @@ class Daemon:
         if self._stopping.is_set():
             return 0
         return next((ear.failure.exit_code for ear in self._ears if ear.failure), 0)
+
+    def _silent_microphones(self) -> list[str]:
+        return [ear.room.address for ear in self._ears if ear.told not in {None, SWITCHED_OFF} and ear.room.microphone]
 
     async def _until_stopped(self) -> None:
         """Wait until asked to stop, or until no room is listened to any more."""

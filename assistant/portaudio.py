@@ -12,6 +12,7 @@ import functools
 import logging
 import re
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -38,17 +39,30 @@ class Holder(Protocol):
 _one = threading.RLock()
 opened: set[Holder] = set()  # changed only within `exclusive`
 _listed: frozenset[tuple[str, str]] = frozenset()  # the sound cards when PortAudio last looked
+_since: float | None = None  # when whoever calls PortAudio now began (monotonic)
 
 
 @contextlib.contextmanager
 def exclusive(fails: type[AssistantError]) -> Iterator[None]:
     """Nobody else calls PortAudio meanwhile."""
+    global _since  # noqa: PLW0603 (PortAudio itself is global)
     if not _one.acquire(timeout=OPEN_SECONDS - 1):
         raise fails("another sound device hangs in PortAudio; remedy: restart the sound server, or replug it")
+    outermost = _since is None
+    if outermost:
+        _since = time.monotonic()
     try:
         yield
     finally:
+        if outermost:
+            _since = None
         _one.release()
+
+
+def stuck(now: float) -> float:
+    """Seconds that one call of PortAudio has not returned for at `now` (monotonic); 0: none is under way."""
+    since = _since
+    return 0.0 if since is None else now - since
 
 
 def library(fails: type[AssistantError]) -> Any:  # noqa: ANN401 (it has no types)

@@ -85,6 +85,11 @@ class Room:
         return kind_of(self.address) in {"microphone", "stream", "satellite"}
 
     @property
+    def microphone(self) -> bool:
+        """Whether the source is a microphone of this machine."""
+        return kind_of(self.address) == "microphone"
+
+    @property
     def recorded(self) -> bool:
         """Whether the source is a file."""
         return kind_of(self.address) == "file"

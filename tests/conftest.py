@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import tiny_qwen_audio
 from outputs.brokers import free_port
+from sound_server import portaudio, pulse  # noqa: F401 (fixtures)
 
 from assistant.errors import ModelError
 from assistant.models import store
