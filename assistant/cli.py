@@ -52,6 +52,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def program() -> int:
+    """`kikimimi` as a process of its own.
+
+    A daemon thread that still computes is ended in the middle of that as soon as it comes back to an interpreter that
+    shuts down; where the model is C++ that aborts the process, with exit code 134 instead of ours. So with threads left
+    it ends here.
+    """
+    code = main()
+    if threading.active_count() > 1:
+        end_at_once(code)
+    return code
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments. Files may stand on both sides of an option, as in `listen a.wav --json b.wav`."""
     top = parser()
@@ -830,4 +843,4 @@ def file_bar(total: int) -> Iterator[Callable[[str], None]]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(program())

@@ -173,6 +173,18 @@ def test_a_thread_that_hangs_does_not_keep_the_process() -> None:
     assert time.monotonic() - began < 10.0
 
 
+def test_a_thread_that_still_computes_does_not_change_the_exit_code() -> None:
+    # the interpreter's own end stands for what C++ does when a thread is ended inside it
+    code = (
+        "import atexit, os, threading, time; from assistant import cli\n"
+        "atexit.register(os.abort)\n"
+        "cli.main = lambda: (threading.Thread(target=time.sleep, args=(60,), daemon=True).start(), 3)[1]\n"
+        "print('said', end=''); raise SystemExit(cli.program())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=False)
+    assert (done.returncode, done.stdout) == (3, "said")
+
+
 def test_two_signals_together_stop_in_order_and_a_later_one_at_once() -> None:
     code = (
         "import asyncio; from assistant.cli import stop_on_signals\n"

@@ -16,6 +16,7 @@ import ipaddress
 import logging
 import socket
 import struct
+import traceback
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -197,8 +198,10 @@ async def _serve_client(
         await broker.external_connected(_Replaying(packet, reader), StreamWriterAdapter(writer), "default")
     except (NotMqttError, TimeoutError, OSError, asyncio.IncompleteReadError) as error:
         log.debug("embedded broker: a client left or spoke no MQTT: %r", error)
-    except Exception:
-        log.exception("embedded broker: a connection failed")
+    except Exception as error:  # a bug of amqtt's, which costs that one client its connection
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        log.warning("embedded broker: a connection failed: %r in %s, line %s", error, last.filename, last.lineno)
+        log.debug("embedded broker: the whole of it", exc_info=True)
     finally:
         writer.close()
 

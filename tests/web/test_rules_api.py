@@ -187,8 +187,9 @@ def test_a_rehearsal_counts_what_the_history_holds_and_does_nothing(here: House)
     client = Subscriber(here.mqtt_port).start()
     assert client.subscribed.wait(10)
     try:
-        status, told = here.call("POST", "rules/rehearsal", {"days": 1})
-        assert status == 200, told
+        for _ in range(3):
+            status, told = here.call("POST", "rules/rehearsal", {"days": 1})
+            assert status == 200, told
         assert told["fired"] == {"smoke": 1, "in the garden": 0}
         (firing,) = told["firings"]
         assert firing["deeds"][0]["where"] == "house/alarm"
@@ -202,5 +203,6 @@ def test_a_rehearsal_counts_what_the_history_holds_and_does_nothing(here: House)
         assert (status, "keys" in told["detail"] or "needs" in told["detail"]) == (422, True)
     finally:
         client.stop()
-    assert "house/alarm" not in client.topics()
+    assert client.topics().count("house/alarm") <= 1  # the rule itself, whose message may have come late
+    assert "a" not in client.topics()
     assert "a" not in client.topics()
