@@ -289,8 +289,11 @@ class SettingUp:
             known, source = config.rooms.get(chosen.room), chosen.source
             if source is None and known is None:
                 source = "default"
-            if source is not None and kind_of(source) != "microphone":
-                raise ConfigurationError(f"{source!r} is no microphone; remedy: choose one of the list")
+            if source is not None and kind_of(source) not in FROM_THE_PAGE:
+                raise ConfigurationError(
+                    f"{_shown(source)!r} is neither a microphone nor the address of a camera or satellite; "
+                    "remedy: choose one of the list, or write other sources into the configuration file"
+                )
             if source is not None and (known is None or known.source != source):
                 keys["rooms", chosen.room, "source"] = source
             if chosen.name is not None and (known is None or known.name != chosen.name):
@@ -423,6 +426,10 @@ def _as_told(wanted: BrokerWanted, login: broker_search.Login) -> BrokerWanted:
             "tls": login.tls,
         }
     )
+
+
+# Files are not among them: whoever has the page's password shall not read every file that the daemon may.
+FROM_THE_PAGE = frozenset({"microphone", "stream", "satellite"})
 
 
 def _shown(address: str) -> str:

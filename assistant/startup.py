@@ -130,8 +130,9 @@ def rooms_of(config: Config, sources: Sequence[str]) -> list[Room]:
             else Room(identity, address, required=required)
         )
     if not sources:
+        # Without a microphone there is nothing to hear, but with the page another source can be chosen there.
         rooms = [configured_room(identity, room) for identity, room in config.rooms.items()] or [
-            Room("home", "default", required=True)
+            Room("home", "default", required=not config.web.enabled)
         ]
     for room in rooms:
         if sum(other.id == room.id for other in rooms) > 1:

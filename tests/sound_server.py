@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 ALSA = Path("/usr/share/alsa/alsa.conf")
+VARIABLES = ("XDG_RUNTIME_DIR", "PULSE_RUNTIME_PATH", "PULSE_SERVER", "ALSA_CONFIG_PATH")  # lead a process to it
 
 
 @pytest.fixture(scope="session")

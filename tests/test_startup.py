@@ -66,7 +66,10 @@ def test_a_source_that_cannot_be_is_a_configuration_error(sources: list[str], sa
 
 
 def test_only_a_single_source_must_be_there_at_once() -> None:
-    assert rooms_of(Config(), []) == [Room("home", "default", required=True)]
+    assert rooms_of(Config(), []) == [Room("home", "default")]
+    # without the page nobody could choose another source
+    without = Config.model_validate({"web": {"enabled": False}})
+    assert rooms_of(without, []) == [Room("home", "default", required=True)]
     assert [room.required for room in rooms_of(Config(), ["default"])] == [True]
     assert [room.required for room in rooms_of(Config(), ["a=default", "b=1"])] == [False, False]
 

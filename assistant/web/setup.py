@@ -128,7 +128,7 @@ class MicrophoneWanted(BaseModel):
     room: Identity = "home"
     name: Annotated[Text, Field(min_length=1)] | None = None
     source: Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$")] | None = Field(
-        default=None, description="a microphone; null: as it is"
+        default=None, description="a microphone, or the URL of a camera, stream or satellite; null: as it is"
     )
 
 

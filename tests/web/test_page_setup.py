@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes.util
+import contextlib
+import http.server
+import io
 import os
 import re
-import shutil
 import stat
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ import soundfile
 from houses import FreshHouse, House
 from outputs.brokers import Mosquitto, Subscriber, free_port
 from playwright.async_api import Browser, Page, expect
+from sound_server import VARIABLES
 from test_page_shell import serious
 from test_setup_api import mosquitto, with_passwords  # noqa: F401 (a fixture)
 
@@ -25,49 +28,6 @@ from assistant.events import SAMPLE_RATE
 from assistant.synthesis import noise, placed, t3
 
 Make = Callable[..., House]
-ALSA = Path("/usr/share/alsa/alsa.conf")
-
-
-@pytest.fixture
-def pulse(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The environment of a private PulseAudio; what is played into its null sink is what the microphone hears."""
-    if ctypes.util.find_library("portaudio") is None:
-        pytest.skip("no PortAudio library; remedy: apt-get install libportaudio2")
-    for program, package in (("pulseaudio", "pulseaudio"), ("paplay", "pulseaudio-utils")):
-        if shutil.which(program) is None:
-            pytest.skip(f"no {program}; remedy: apt-get install {package}")
-    if not list(Path("/usr/lib").glob("*/alsa-lib/libasound_module_pcm_pulse.so")):
-        pytest.skip("ALSA cannot reach PulseAudio; remedy: apt-get install libasound2-plugins")
-    runtime, socket = tmp_path / "runtime", tmp_path / "s"
-    runtime.mkdir(mode=0o700)
-    (tmp_path / "asound.conf").write_text("pcm.pulse { type pulse }\npcm.!default { type pulse }\n")
-    environment = {
-        "XDG_RUNTIME_DIR": str(runtime),
-        "PULSE_RUNTIME_PATH": str(runtime),
-        "PULSE_SERVER": f"unix:{socket}",
-        "ALSA_CONFIG_PATH": f"{ALSA}:{tmp_path / 'asound.conf'}",
-    }
-    modules = [
-        "module-null-sink sink_name=room rate=48000 channels=2",
-        f"module-native-protocol-unix socket={socket} auth-anonymous=1",
-    ]
-    options = ["--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no", "--log-target=stderr", "-n"]
-    server = subprocess.Popen(
-        ["pulseaudio", *options, *(part for module in modules for part in ("-L", module))],
-        env={**os.environ, "HOME": str(tmp_path), **environment},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        deadline = time.monotonic() + 10
-        while not socket.exists():
-            assert server.poll() is None, "pulseaudio ended"
-            assert time.monotonic() < deadline, "pulseaudio does not answer"
-            time.sleep(0.05)
-        yield environment
-    finally:
-        server.terminate()
-        server.wait(10)
 
 
 def played(folder: Path, samples: np.ndarray, environment: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -82,11 +42,77 @@ def ended(process: subprocess.Popen[bytes]) -> None:
     process.wait(10)
 
 
+@pytest.fixture
+def camera() -> Iterator[str]:
+    """The URL of a stream that says a little and stays."""
+    content = io.BytesIO()
+    soundfile.write(content, noise(60.0, -50.0), SAMPLE_RATE, format="WAV")
+    ended = threading.Event()
+
+    class Camera(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "audio/wav")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                self.wfile.write(content.getvalue())
+                ended.wait(120)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Camera) as server:
+        server.daemon_threads, server.block_on_close = True, False
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://me:secret@127.0.0.1:{server.server_port}/live"
+        ended.set()
+        server.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(Path("/proc/asound/card0").exists(), reason="this machine has a sound card; remedy: a container")
+async def test_without_a_microphone_a_camera_is_set_up(
+    tmp_path: Path, camera: str, page: Page, yamnet_path: Path, whisper_base_path: Path
+) -> None:
+    page.excused += ["WebSocket connection to", "Failed to load resource"]  # type: ignore[attr-defined]
+    here = FreshHouse(tmp_path)
+    here.environment = {"PULSE_SERVER": "unix:/nowhere"}
+    here.start()
+    try:
+        await page.goto(here.url)
+        await expect(page.get_by_text("No microphone was found.")).to_be_visible(timeout=30_000)
+        await page.get_by_label("Name of the room").fill("Nursery")
+        await page.get_by_label("Camera or satellite").check()
+        await page.get_by_label("Its address").fill("/etc/passwd")
+        assert not await serious(page)
+        for _ in range(3):
+            await page.get_by_role("button", name="Next").click()
+        await page.get_by_role("button", name="Save and go on").click()
+        await expect(page.get_by_text("neither a microphone nor the address of a camera")).to_be_visible()
+        assert not here.config.exists()
+        for _ in range(3):
+            await page.get_by_role("button", name="Back").click()
+        await page.get_by_label("Its address").fill(camera)
+        for _ in range(3):
+            await page.get_by_role("button", name="Next").click()
+        await page.get_by_role("button", name="Save and go on").click()
+        await expect(page.get_by_role("heading", name="Test alert")).to_be_visible(timeout=90_000)
+        await page.get_by_role("link", name="See what is heard now").click()
+        await expect(page.get_by_role("heading", name="Nursery")).to_be_visible()
+        await expect(page.get_by_text("Listening", exact=True)).to_be_visible(timeout=30_000)
+        assert camera in here.config.read_text()
+        assert stat.S_IMODE(here.config.stat().st_mode) == 0o600
+        assert "secret" not in await page.content()
+        assert "secret" not in here.log.read_text()
+    finally:
+        here.stop()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_from_nothing_to_the_first_event(  # noqa: PLR0917 (fixtures)
     tmp_path: Path,
-    pulse: dict[str, str],
+    pulse: tuple[dict[str, str], int],
     mosquitto: Mosquitto,  # noqa: F811
     browser: Browser,
     page: Page,
@@ -97,10 +123,11 @@ async def test_from_nothing_to_the_first_event(  # noqa: PLR0917 (fixtures)
     with_passwords(mosquitto, tmp_path).start()
     (tmp_path / "fresh").mkdir()
     here = FreshHouse(tmp_path / "fresh")
-    here.environment = pulse
+    sound = {name: pulse[0][name] for name in VARIABLES}
+    here.environment = sound
     here.start()
     client = Subscriber(mosquitto.port)
-    background = played(tmp_path, noise(280.0, -60.0), pulse)
+    background = played(tmp_path, noise(280.0, -60.0), sound)
     try:
         await page.goto(here.url)
         await expect(page.get_by_role("heading", name="Let’s set up your house")).to_be_visible()
@@ -118,7 +145,7 @@ async def test_from_nothing_to_the_first_event(  # noqa: PLR0917 (fixtures)
         clap = np.zeros(SAMPLE_RATE, np.float32)
         burst = np.random.default_rng(1).normal(0, 0.3, 1600) * np.exp(-np.arange(1600) / 300)
         clap[8000:9600] = burst.astype(np.float32)
-        played(tmp_path, np.clip(clap, -1, 1), pulse).wait(10)
+        played(tmp_path, np.clip(clap, -1, 1), sound).wait(10)
         await expect(page.get_by_text("Heard you clap!")).to_be_visible(timeout=10_000)
         await page.get_by_role("button", name="Next").click()
 
@@ -164,7 +191,7 @@ async def test_from_nothing_to_the_first_event(  # noqa: PLR0917 (fixtures)
         # the first event
         client = subscriber_with_password(mosquitto.port)
         await expect(page.get_by_text("Listening", exact=True)).to_be_visible(timeout=30_000)
-        alarm = played(tmp_path, placed(noise(20.0, -60.0), 0.2 * t3(cycles=4), 1.0), pulse)
+        alarm = played(tmp_path, placed(noise(20.0, -60.0), 0.2 * t3(cycles=4), 1.0), sound)
         deadline = time.monotonic() + 40
         while not any("smoke_alarm" in one for one in client.payloads("kikimimi/home/event")):
             assert time.monotonic() < deadline, here.log.read_text()[-3000:]
