@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import time
 from collections import Counter, deque
@@ -74,7 +75,8 @@ Tagged: TypeAlias = "tuple[NDArray[np.float32], NDArray[np.uint8] | None]"  # sc
 UTTERANCES = 4  # waiting for the recogniser, per room; the oldest is shed
 DRAIN = 10.0  # seconds that a stopped stream may still take to recognise what was said
 PICTURE = 10 * SAMPLE_RATE  # samples that are kept for a spectrogram
-LEVEL_EVERY = SAMPLE_RATE  # samples between level measurements
+LEVEL_EVERY = LONGEST_CHUNK  # samples between level measurements: about a second
+AWAKE_CHUNK = 4 * CHUNK  # samples of a chunk where something beeps below the gate
 MODEL_TIMEOUT = 60.0  # seconds after which a model call is given up
 TOGETHER = 8  # calls of a model's thread that are answered at once, at most
 SLOW = 0.02  # seconds of a call whose answer waits for no other: recognition
@@ -404,7 +406,6 @@ class Pipeline:
         self._verdicts = Verdicts()
         self._over = False  # the source has ended, and all of it was heard
         self._pace = source.pace if isinstance(source, Paced) else None
-        self._longest = _longest_chunk(settings.windows)
         self._alerts = frozenset(name for name, group in settings.table.groups.items() if group.alert)
         self._merger = Merger(self._alerts)
         self._sounds = self._llm_sounds()
@@ -445,6 +446,7 @@ class Pipeline:
         """From now on somebody sees what is heard, or nobody does."""
         self._watching = watching
         self._tracker.watched = watching is not None
+        self._set_pace()
 
     @property
     def speech_shed(self) -> float:
@@ -605,8 +607,7 @@ class Pipeline:
         self._measure(chunk, frames)
         if self._after_chunk is not None:
             await self._after_chunk(self)
-        if self._pace is not None:
-            self._pace.samples = self._longest if self._idle() else CHUNK
+        self._set_pace()
 
     def _due(self) -> list[Detection]:
         """What is to be told by now whatever was heard: what waited long enough, and the ends of what is over."""
@@ -614,6 +615,16 @@ class Pipeline:
         if self._tracker.running or self._taught.running:
             due += [*self._tracker.advance(self._position), *self._taught.advance(self._position)]
         return due
+
+    def _set_pace(self) -> None:
+        """How long the next chunks may be."""
+        if self._pace is None:
+            return
+        if not self._idle():
+            self._pace.loud, self._pace.samples = math.inf, CHUNK
+            return
+        self._pace.loud = 10.0 ** ((self._activity.floor_dbfs + self._settings.activity.open_db) / 10.0)  # the gate
+        self._pace.samples = AWAKE_CHUNK if self._cadence.awake else LONGEST_CHUNK
 
     def _idle(self) -> bool:
         """Whether nothing goes on that a longer chunk would make later."""
@@ -913,12 +924,6 @@ def _tagging_of(tagger: Tagger) -> Callable[[NDArray[np.float32]], Tagged]:
         return lambda heard: (score(heard), None)
     embedding = tagger.embedding
     return lambda heard: (score(heard), embedding())
-
-
-def _longest_chunk(windows: WindowSettings) -> int:
-    """Samples of a chunk in a quiet room: the first window of a sound in it still ends with a later chunk."""
-    ahead = round(windows.first * SAMPLE_RATE) // CHUNK - 1
-    return min(max(1, ahead) * CHUNK, LONGEST_CHUNK)
 
 
 def _waited(chunk: Chunk) -> float:

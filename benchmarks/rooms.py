@@ -9,7 +9,8 @@ another place. `always`: seconds in which something sounds, glued with breaths o
 open; `tenth`: four such seconds a minute, which with the hangover is a tenth; `quiet`: the room's noise alone, hardly
 anything opens the gate; `none`: rooms whose source gives nothing, for what the daemon costs by itself. A source holds
 two seconds that nobody has taken, what is older is shed. A number of rooms is carried when, after a settling time, no
-second of audio or speech is shed and no room is more than a second late.
+second of audio or speech is shed and no room is more than a second late. A quiet room costs less once its background is
+learnt, which `--settle 45` waits for.
 
 `--search LOW HIGH` finds the largest such number to within 5 %, and tells what was busiest at the first number that was
 not carried. Ends in one JSON line.
@@ -36,7 +37,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from assistant import app, registry, startup
-from assistant.audio.source import Block, Pace, SourceStats, Splicer
+from assistant.audio.source import CHUNK, Block, Pace, SourceStats, Splicer
 from assistant.config import parse
 from assistant.events import SAMPLE_RATE, Chunk, Samples
 from assistant.models.yamnet import Yamnet
@@ -146,21 +147,30 @@ class Memory:
         splicer = Splicer(self.room, self.name, self.stats, self.pace)
         given, began = 0, time.monotonic() + self._shift
         while True:
-            count = self.pace.samples
-            wait = began + (given + count) / SAMPLE_RATE - time.monotonic()
+            samples = self._next(given)
+            given += len(samples)
+            wait = began + given / SAMPLE_RATE - time.monotonic()
             await asyncio.sleep(max(0.0, wait))
             self.behind = max(0.0, -wait)
-            if self.behind > HELD:
-                given += round(self.behind * SAMPLE_RATE) // BLOCK * BLOCK - BLOCK  # seen as lost by the splicer
-            at = (self._at + given) % len(self._loop)
-            samples = self._loop[at : at + count]
-            if len(samples) < count:
-                samples = np.concatenate((samples, self._loop[: count - len(samples)]))
-            given += count
             taken = time.time() + min(0.0, wait)
-            block = Block((given - count) / SAMPLE_RATE, samples.reshape(-1, 1), SAMPLE_RATE, taken)
+            block = Block((given - len(samples)) / SAMPLE_RATE, samples.reshape(-1, 1), SAMPLE_RATE, taken)
+            if self.behind > HELD:
+                given += round(self.behind * SAMPLE_RATE) // BLOCK * BLOCK  # seen as lost by the splicer
             for chunk in splicer.feed(block):
                 yield chunk
+
+    def _next(self, given: int) -> Samples:
+        """What is handed over together: up to what is loud, at which other sources look block by block as it comes."""
+        count = self.pace.samples
+        at = (self._at + given) % len(self._loop)
+        samples = self._loop[at : at + count]
+        if len(samples) < count:
+            samples = np.concatenate((samples, self._loop[: count - len(samples)]))
+        loud = self.pace.loud_at(samples.reshape(-1, 1), SAMPLE_RATE) if count > BLOCK else None
+        if loud is not None:
+            self.pace.samples = CHUNK
+            samples = samples[: -(-loud // BLOCK) * BLOCK]
+        return samples
 
 
 class Counted(Yamnet):

@@ -19,7 +19,8 @@ from assistant.events import SAMPLE_RATE, Chunk, Problem, Samples, frozen, secon
 log = logging.getLogger(__name__)
 
 CHUNK = 1280  # samples: 80 ms; at 40 ms a quiet room costs half as much again in wake-ups
-LONGEST_CHUNK = 4 * CHUNK  # samples: 320 ms, where nothing is heard
+LONGEST_CHUNK = 12 * CHUNK  # samples: 960 ms, where nothing is heard
+LOOK = 0.02  # seconds of which the loudest counts when a source looks whether anything is heard
 FULL_SCALE = 0.9999  # a sample at or above it counts as clipped (32767 / 32768 = 0.99997)
 ARRIVALS = 250  # of blocks, about ten seconds: how often the wall clock is compared
 CLOCK_SET = 2.0  # seconds: somebody set the wall clock
@@ -43,10 +44,36 @@ class SourceStats:
 class Pace:
     """How much audio a source hands over at once: who hears it raises that while nothing goes on there.
 
-    Any thread may read it.
+    What is loud is not held back: the source looks at what it gathers. Any thread may use it.
     """
 
     samples: int = CHUNK  # of a chunk: a multiple of 80 ms, at most `LONGEST_CHUNK`
+    loud: float = math.inf  # mean square of 20 ms that is to be handed over at once
+    outside: float = 0.0  # mean square of what the source gives beyond what is heard of it: over 8 kHz, of one channel
+
+    def loud_at(self, block: NDArray[np.float32], rate: float, outside: float = 0.0) -> int | None:
+        """After how many frames of `block`, of shape (frames, channels), something loud has been heard; None: never."""
+        powers, least = _powers(block, rate), self.loud + outside
+        if not np.maximum.reduce(powers, initial=0.0) >= least:  # it may be NaN
+            return None
+        return (int((powers >= least).argmax()) + 1) * len(block) // len(powers)
+
+    def compare(self, block: NDArray[np.float32], rate: float, heard: Samples) -> None:
+        """`block` became `heard`. Of a room in which nothing goes on that tells what is outside."""
+        if (rate == SAMPLE_RATE and block.shape[1] == 1) or not len(heard):
+            self.outside = 0.0
+        elif self.loud < math.inf:
+            given, left = _powers(block, rate), _powers(heard[:, np.newaxis], SAMPLE_RATE)
+            self.outside = max(0.0, float(given.mean() - left.mean()))
+
+
+def _powers(block: NDArray[np.float32], rate: float) -> NDArray[np.float32]:
+    """Mean square of each 20 ms of a block of shape (frames, channels), of the channel that is loudest there."""
+    frames, channels = block.shape
+    length = max(1, frames // max(1, round(frames / (LOOK * rate))))
+    cut = block[: frames // length * length].reshape(-1, length, channels).swapaxes(1, 2)
+    powers: NDArray[np.float32] = np.vecdot(cut, cut) / np.float32(length)
+    return powers[:, 0] if channels == 1 else powers.max(axis=1)
 
 
 @runtime_checkable
@@ -112,7 +139,9 @@ class Converter:
 
     def _clean(self, block: NDArray[np.float32], rate: float) -> NDArray[np.float32]:
         """`block` without what is no audio, and judged."""
-        peak = max(float(block.max(initial=0.0)), -float(block.min(initial=0.0)))  # NaN where there is one
+        # NaN where there is one. Not `max` and `min`, which call these from Python.
+        highest, lowest = (of.reduce(block, axis=None, initial=0.0) for of in (np.maximum, np.minimum))
+        peak = max(float(highest), -float(lowest))
         clipped = 0
         if not peak < FULL_SCALE:  # NaN too
             block, clipped = self._limited(block)
@@ -185,30 +214,36 @@ class Gathering:
     def __init__(self, pace: Pace) -> None:
         self._pace = pace
         self._blocks: list[Block] = []
-        self._seconds = 0.0
+        self._end = 0.0  # seconds of the source after them
+        self._seconds = 0.0  # in them
 
-    def feed(self, block: Block) -> Iterator[Block]:
+    def feed(self, block: Block) -> list[Block]:
         """What is to be handed over now."""
-        last = self._blocks[-1] if self._blocks else block
-        if last is not block and (abs(block.start - last.end) > GAP or _format(block) != _format(last)):
-            yield from self.flush()
+        pace, blocks = self._pace, self._blocks
+        duration = len(block.samples) / block.rate
+        ready = []
+        if blocks and (
+            abs(block.start - self._end) > GAP
+            or block.rate != blocks[0].rate
+            or block.samples.shape[1] != blocks[0].samples.shape[1]
+        ):
+            ready = self.flush()
         self._blocks.append(block)
-        self._seconds += block.seconds
-        if self._pace.samples == CHUNK or self._seconds >= seconds(self._pace.samples) - GAP:
-            yield from self.flush()
+        self._seconds += duration
+        self._end = block.start + duration
+        if pace.samples > CHUNK and pace.loud_at(block.samples, block.rate, pace.outside) is not None:
+            pace.samples = CHUNK
+        if pace.samples == CHUNK or self._seconds >= pace.samples / SAMPLE_RATE - GAP:
+            ready += self.flush()
+        return ready
 
-    def flush(self) -> Iterator[Block]:
+    def flush(self) -> list[Block]:
         """What waits."""
         blocks, self._blocks, self._seconds = self._blocks, [], 0.0
-        if len(blocks) > 1:
-            samples = np.concatenate([block.samples for block in blocks])
-            yield Block(blocks[0].start, samples, blocks[0].rate, blocks[-1].taken)
-        else:
-            yield from blocks
-
-
-def _format(block: Block) -> tuple[float, int]:
-    return block.rate, block.samples.shape[1]
+        if len(blocks) < 2:
+            return blocks
+        samples = np.concatenate([block.samples for block in blocks])
+        return [Block(blocks[0].start, samples, blocks[0].rate, blocks[-1].taken)]
 
 
 class Chunker:
@@ -233,9 +268,17 @@ class Chunker:
     def feed(self, samples: Samples) -> Iterator[Chunk]:
         """The chunks that are full."""
         self._pending = np.concatenate((self._pending, samples)) if len(self._pending) else samples
-        while len(self._pending) >= (size := self._pace.samples):  # it may change with each
+        while len(self._pending) >= (size := self._size()):  # it may change with each
             full, self._pending = self._pending[:size], self._pending[size:]
             yield self._cut(full)
+
+    def _size(self) -> int:
+        """Samples of the next chunk: what is loud is not held back."""
+        size = self._pace.samples
+        if size == CHUNK or len(self._pending) < CHUNK:
+            return CHUNK
+        loud = self._pace.loud_at(self._pending[:size, np.newaxis], SAMPLE_RATE)
+        return size if loud is None else -(-loud // CHUNK) * CHUNK
 
     def flush(self) -> Iterator[Chunk]:
         """What is left, if anything."""
@@ -288,7 +331,10 @@ class Splicer:
             self._chunker.skip_to(round(block.start * SAMPLE_RATE))
             self._stats.lost_seconds += lost
         self._expected = block.start + block.seconds
-        yield from self._chunker.feed(self._converter.feed(block.samples, block.rate))
+        heard = self._converter.feed(block.samples, block.rate)
+        if self._pace is not None:
+            self._pace.compare(block.samples, block.rate, heard)
+        yield from self._chunker.feed(heard)
         self._chunker.align(block.taken)
 
     def flush(self) -> Iterator[Chunk]:

@@ -26,6 +26,7 @@ HOP = 160  # samples: 10 ms
 WINDOW = 400  # samples: 25 ms
 N_FFT = 512  # 31.25 Hz a bin
 BLOCK = 50  # frames worked on at once: 0.5 s, wherever the chunks end
+TOGETHER = 2  # blocks that are transformed at once, where a chunk holds so many
 RATE = SAMPLE_RATE // HOP  # frames a second
 HISTORY = 600  # frames searched: the longest cycle, the silence before and after it, and a block
 KEPT = 1_800  # frames of tonality kept: three cycles of T4
@@ -173,6 +174,7 @@ NEAR = (np.abs(_OFFSETS) <= 1).astype(np.float32)  # (bins, bands): the sum over
 BESIDE = np.isin(_OFFSETS, NEIGHBOURS).astype(np.float32) / len(
     NEIGHBOURS
 )  # (bins, bands): the mean over its neighbours
+BESIDE_DB = 10 * BESIDE
 
 
 def tonality(samples: Samples) -> tuple[Frames, Frames]:
@@ -180,10 +182,13 @@ def tonality(samples: Samples) -> tuple[Frames, Frames]:
 
     `samples` has shape (frames * HOP + WINDOW - HOP,).
     """
-    power = _power(samples) + QUIET
-    level = 10 * np.log10(power @ NEAR)
-    tonal = np.maximum(level - 10 * np.log10(power) @ BESIDE - BIAS, 0)
-    return tonal, level
+    power = _power(samples)
+    power += QUIET
+    level = np.log10(power @ NEAR)
+    level *= 10
+    tonal = level - np.log10(power, out=power) @ BESIDE_DB
+    tonal -= BIAS
+    return np.maximum(tonal, 0, out=tonal), level
 
 
 def _power(samples: Samples) -> Frames:
@@ -198,11 +203,15 @@ def _power(samples: Samples) -> Frames:
     left = np.ndarray((frames, HALF), np.float32, samples, HALF * step, (HOP * step, -step))
     even, odd = right + left, right - left
     even[:, 0] = right[:, 0]  # the middle itself, which is there once
-    power = np.empty((frames, len(BINS)), np.float32)
+    cosines, sines = np.empty((2, frames, len(BINS)), np.float32)
     for at in range(0, frames, ROWS):
         rows = slice(at, at + ROWS)
-        np.add(np.square(even[rows] @ COSINES), np.square(odd[rows] @ SINES), out=power[rows])
-    return power
+        np.matmul(even[rows], COSINES, out=cosines[rows])
+        np.matmul(odd[rows], SINES, out=sines[rows])
+    np.square(cosines, out=cosines)
+    np.square(sines, out=sines)
+    cosines += sines
+    return cosines
 
 
 class Cadence:
@@ -224,6 +233,11 @@ class Cadence:
         still = np.zeros(len(BANDS), np.intp)
         self._loud_blocks = deque([still] * (HISTORY // BLOCK))  # loud frames of each band, by block
         self._loud = still.copy()  # the same in all of them
+
+    @property
+    def awake(self) -> bool:
+        """Whether there are tones that may become an alarm."""
+        return bool((self._loud >= AWAKE).any())
 
     @property
     def _tonal(self) -> Frames:
@@ -287,13 +301,16 @@ class Cadence:
             waiting = np.nan_to_num(waiting, nan=0.0, posinf=0.0, neginf=0.0)
         found: list[Detection] = []
         while len(waiting) >= size:
-            found += self._work(waiting[:size])
-            waiting = waiting[BLOCK * HOP :]
+            blocks = min(TOGETHER, 1 + (len(waiting) - size) // (BLOCK * HOP))
+            tonal, level = tonality(waiting[: size + (blocks - 1) * BLOCK * HOP])
+            for at in range(0, blocks * BLOCK, BLOCK):
+                found += self._work(tonal[at : at + BLOCK], level[at : at + BLOCK])
+            waiting = waiting[blocks * BLOCK * HOP :]
         self._waiting = [waiting]
         return found
 
-    def _work(self, samples: Samples) -> list[Detection]:
-        self._keep(*tonality(samples))
+    def _work(self, tonal: Frames, level: Frames) -> list[Detection]:
+        self._keep(tonal, level)
         self._frames += BLOCK
         awake = np.flatnonzero(self._loud >= AWAKE)
         found: list[Detection] = []

@@ -6,10 +6,9 @@ while a sound that comes and goes is not. It starts low, so that a sound at samp
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left, insort
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -23,8 +22,7 @@ DEAD_DBFS = -96.0  # below one step of 16 bits: no microphone is that quiet
 BLOCK = 5  # frames: the floor is learnt from means of 0.1 s, which fluctuate less than frames
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """What the gate thinks of 20 ms of a stream."""
 
     start: int  # samples
@@ -86,17 +84,20 @@ class Activity:
         n = len(samples) // FRAME
         self._rest = samples[n * FRAME :].copy()
         frames = []
-        for level in _levels(samples[: n * FRAME].reshape(n, FRAME)):
+        floor, open_for, block, above = self._floor, self._open_for, self._block, self._settings.open_db
+        for level in _levels(samples[: n * FRAME].reshape(n, FRAME)):  # fifty a second in each room
             if level > DEAD_DBFS:  # digital silence says nothing about the room
-                self._block.append(level)
-                if len(self._block) == BLOCK:
+                block.append(level)
+                if len(block) == BLOCK:
                     self._learn()
-            if level >= self._floor + self._settings.open_db:
-                self._open_for = self._hangover + 1
-            elif self._open_for:
-                self._open_for -= 1
-            frames.append(Frame(start, level, self._floor, self._open_for > 0))
+                    floor = self._floor
+            if level >= floor + above:
+                open_for = self._hangover + 1
+            elif open_for:
+                open_for -= 1
+            frames.append(Frame(start, level, floor, open_for > 0))
             start += FRAME
+        self._open_for = open_for
         return frames
 
     def _learn(self) -> None:
@@ -112,8 +113,8 @@ class Activity:
 
 def _levels(frames: Samples) -> list[float]:
     """RMS of each row in dBFS; what is not a number counts as silence."""
-    powers = np.einsum("ij,ij->i", frames, frames).tolist()  # one call a chunk: calls are what costs here
-    return [
-        max(SILENCE_DBFS, 10.0 * math.log10(power / FRAME + 1e-10)) if math.isfinite(power) else SILENCE_DBFS
-        for power in powers
-    ]
+    powers = np.vecdot(frames, frames).astype(np.float64)
+    powers /= FRAME
+    powers += 1e-10  # `SILENCE_DBFS`
+    levels: list[float] = (10.0 * np.log10(powers, where=np.isfinite(powers), out=np.full(len(powers), -10.0))).tolist()
+    return levels

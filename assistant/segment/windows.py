@@ -84,12 +84,26 @@ class Windows:
             self._frames.clear()
         self._append(chunk.samples)
         self._end = chunk.end
-        for frame in frames:
-            if not frame.active and self._onset is None and frame.start + FRAME - self._cut_at < self._probe:
-                self._frames.append(frame)  # most of a quiet room
-            else:
+        if self._nothing_in(frames):
+            self._frames.extend(frames)
+        else:
+            for frame in frames:
                 windows += self._step(frame)
         return windows
+
+    def _nothing_in(self, frames: list[Frame]) -> bool:
+        """Whether no window can be due in `frames`: most of a quiet room."""
+        if self._onset is not None or not frames or any(frame.active for frame in frames):
+            return False
+        quiet_for = frames[-1].start + FRAME - max(self._cut_at, self._closes_at)
+        if quiet_for < self._probe:
+            return True
+        changed = any(abs(frame.floor_dbfs - self._probed_dbfs) >= CHANGED for frame in frames)
+        return not changed and quiet_for < self._patience()
+
+    def _patience(self) -> int:
+        """Samples between two windows of a background that stays the same."""
+        return min(self._probe << max(0, self._probes - PROBES + 1), max(self._probe, LONGEST_WAIT))
 
     def end(self) -> list[Window]:
         """The last window of a running activity when the source ends. The next audio begins a new activity."""
@@ -100,15 +114,16 @@ class Windows:
         return windows
 
     def _append(self, samples: Samples) -> None:
-        """Keep `samples`; when the buffer is full only the last window moves to a new one."""
+        """Keep `samples`; when the buffer is full only the last window moves to its beginning."""
         filled = self._filled + len(samples)
         if filled > len(self._buffer):
-            kept = self._buffer[max(0, self._filled - self._length - FRAME) : self._filled]
-            self._buffer = np.concatenate((kept, samples, np.zeros(8 * WINDOW, np.float32)))
-            self._filled = len(kept) + len(samples)
-        else:
-            self._buffer[self._filled : filled] = samples
-            self._filled = filled
+            kept = self._buffer[max(0, self._filled - self._length - FRAME) : self._filled].copy()
+            filled = len(kept) + len(samples)
+            if filled > len(self._buffer):
+                self._buffer = np.empty(filled + 2 * self._length, np.float32)
+            self._buffer[: len(kept)] = kept
+        self._buffer[filled - len(samples) : filled] = samples
+        self._filled = filled
 
     def _step(self, frame: Frame) -> list[Window]:
         self._frames.append(frame)
@@ -137,7 +152,7 @@ class Windows:
             return False
         if abs(frame.floor_dbfs - self._probed_dbfs) >= CHANGED:
             self._probes, self._probed_dbfs = 0, frame.floor_dbfs
-        elif quiet_for < min(self._probe << max(0, self._probes - PROBES + 1), max(self._probe, LONGEST_WAIT)):
+        elif quiet_for < self._patience():
             return False
         self._probes += 1
         return True

@@ -101,10 +101,10 @@ class TestChunker:
 
     def test_chunks_are_as_long_as_its_pace_says_and_none_is_lost_when_that_changes(self):
         pace = Pace()
-        chunker, audio = Chunker("room", "name", 100.0, pace), tone(16000, 1.04)
+        chunker, audio = Chunker("room", "name", 100.0, pace), tone(16000, 1.68)
         chunks: list[Chunk] = []
-        for n, piece in enumerate(np.split(audio, 13)):  # of 80 ms
-            pace.samples = LONGEST_CHUNK if 3 <= n < 9 else CHUNK
+        for n, piece in enumerate(np.split(audio, 21)):  # of 80 ms
+            pace.samples = LONGEST_CHUNK if 3 <= n < 17 else CHUNK
             chunks += chunker.feed(piece)
         assert [len(chunk.samples) for chunk in chunks] == [CHUNK] * 3 + [LONGEST_CHUNK] + [CHUNK] * 6
         assert [chunk.start for chunk in chunks] == [*np.cumsum([0] + [len(c.samples) for c in chunks[:-1]])]
@@ -165,9 +165,35 @@ class TestSplicer:
         assert stats.lost_seconds == 0
 
 
+class TestPace:
+    def test_it_tells_where_something_loud_has_been_heard(self):
+        samples = np.concatenate((tone(16_000, 0.5, amplitude=0.1), tone(16_000, 0.5, amplitude=0.2)))
+        assert Pace(loud=0.01).loud_at(samples[:, None], 16_000) == 8_320
+        assert Pace(loud=0.03).loud_at(samples[:, None], 16_000) is None
+        assert Pace(loud=0.01).loud_at(samples[:0, None], 16_000) is None
+        assert Pace(loud=0.01).loud_at(np.full((100, 1), np.nan, np.float32), 16_000) is None
+
+    def test_a_hiss_that_no_room_hears_is_not_loud(self):
+        """48 kHz: two thirds of white noise lie where nothing is heard, a stereo device has it twice."""
+        pace, rng = Pace(LONGEST_CHUNK, loud=2.5e-6), np.random.default_rng(0)
+        noise = (0.0025 * rng.normal(size=(96_000, 2))).astype(np.float32)  # a mean square of 6.3e-6, 1e-6 once heard
+        splicer, gathering = Splicer("room", "name", SourceStats(), pace), Gathering(pace)
+        chunks: list[Chunk] = []
+        for n, samples in enumerate(np.split(noise, 50)):
+            for block in gathering.feed(Block(0.04 * n, samples, 48_000.0, 1000.0 + 0.04 * n)):
+                chunks += splicer.feed(block)
+                pace.samples = LONGEST_CHUNK  # so the pipeline, each time
+        assert [len(chunk.samples) for chunk in chunks] == [LONGEST_CHUNK] * 2
+        for n in range(2):  # 4 dB more, in what is heard
+            block = noise[:1920] + tone(48_000, 0.04, 300.0, 0.003)[:, None]
+            gathered = list(gathering.feed(Block(2.0 + 0.04 * n, block, 48_000.0, 1002.0)))
+        assert gathered
+        assert pace.samples == CHUNK
+
+
 class TestGathering:
     def blocks(self, count: int, start: float = 0.0) -> list[Block]:
-        audio = tone(48_000)[: 1920 * count].reshape(count, 1920, 1)
+        audio = tone(48_000, 3.0)[: 1920 * count].reshape(count, 1920, 1)
         return [Block(start + 0.04 * n, samples, 48_000, 1000.0 + 0.04 * n) for n, samples in enumerate(audio)]
 
     def test_every_block_goes_on_at_once_while_something_is_heard(self):
@@ -176,17 +202,29 @@ class TestGathering:
             assert list(gathering.feed(block)) == [block]
 
     def test_blocks_go_on_together_while_nothing_is(self):
-        pace, blocks = Pace(LONGEST_CHUNK), self.blocks(20)
+        pace, blocks = Pace(LONGEST_CHUNK), self.blocks(51)
         gathering = Gathering(pace)
-        out = [whole for block in blocks[:18] for whole in gathering.feed(block)]
-        assert [(round(whole.start, 2), round(whole.seconds, 2)) for whole in out] == [(0.0, 0.32), (0.32, 0.32)]
-        assert out[0].taken == blocks[7].taken
+        out = [whole for block in blocks[:50] for whole in gathering.feed(block)]
+        assert [(round(whole.start, 2), round(whole.seconds, 2)) for whole in out] == [(0.0, 0.96), (0.96, 0.96)]
+        assert out[0].taken == blocks[23].taken
         pace.samples = CHUNK
-        out += gathering.feed(blocks[18])
+        out += gathering.feed(blocks[50])
         assert round(out[-1].seconds, 2) == 0.12
-        given, taken = (np.concatenate([block.samples for block in some]) for some in (blocks[:19], out))
+        given, taken = (np.concatenate([block.samples for block in some]) for some in (blocks, out))
         assert np.array_equal(given, taken)
         assert not list(gathering.flush())
+
+    @pytest.mark.parametrize("channels", [1, 2])
+    def test_what_is_loud_goes_on_at_once(self, channels):
+        pace = Pace(LONGEST_CHUNK, loud=0.01)
+        gathering = Gathering(pace)
+        quiet, loud = (np.zeros((1920, channels), np.float32) for _ in range(2))
+        quiet[:, -1] = tone(48_000, 0.04, amplitude=0.13)  # a mean square of 0.0085
+        loud[1200:, -1] = tone(48_000, 0.015, amplitude=0.25)
+        assert [*gathering.feed(Block(0.0, quiet, 48_000, 1000.0))] == []
+        (whole,) = gathering.feed(Block(0.04, loud, 48_000, 1000.04))
+        assert (whole.start, len(whole.samples)) == (0.0, 2 * 1920)
+        assert pace.samples == CHUNK
 
     def test_a_gap_stays_a_gap(self):
         gathering = Gathering(Pace(LONGEST_CHUNK))
