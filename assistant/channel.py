@@ -90,6 +90,14 @@ class Channel(Generic[T]):
         self._writable.set()
         return item
 
+    def more(self, fits: Callable[[T], bool]) -> T | None:
+        """The oldest item if it fits. Never waits; None: there is none, or it does not."""
+        if not self._items or not fits(self._items[0]):
+            return None
+        item = self._take()
+        self._writable.set()
+        return item
+
     def _take(self) -> T:
         item = self._items.popleft()
         self._weight = self._weight - self._weigh(item) if self._items else 0.0

@@ -37,7 +37,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from assistant import app, registry, startup
-from assistant.audio.source import CHUNK, Block, Pace, SourceStats, Splicer
+from assistant.audio.source import CHUNK, LATE_CHUNK, Block, Pace, SourceStats, Splicer
 from assistant.config import parse
 from assistant.events import SAMPLE_RATE, Chunk, Samples
 from assistant.models.yamnet import Yamnet
@@ -147,7 +147,7 @@ class Memory:
         splicer = Splicer(self.room, self.name, self.stats, self.pace)
         given, began = 0, time.monotonic() + self._shift
         while True:
-            samples = self._next(given)
+            samples = self._next(given, time.monotonic() - began)
             given += len(samples)
             wait = began + given / SAMPLE_RATE - time.monotonic()
             await asyncio.sleep(max(0.0, wait))
@@ -159,14 +159,18 @@ class Memory:
             for chunk in splicer.feed(block):
                 yield chunk
 
-    def _next(self, given: int) -> Samples:
-        """What is handed over together: up to what is loud, at which other sources look block by block as it comes."""
-        count = self.pace.samples
+    def _next(self, given: int, now: float) -> Samples:
+        """What is handed over together: up to what is loud, at which other sources look block by block as it comes.
+
+        To who is late: all that waits.
+        """
+        waiting = (round(now * SAMPLE_RATE) - given) // BLOCK * BLOCK
+        count = max(self.pace.samples, min(waiting, LATE_CHUNK))
         at = (self._at + given) % len(self._loop)
         samples = self._loop[at : at + count]
         if len(samples) < count:
             samples = np.concatenate((samples, self._loop[: count - len(samples)]))
-        loud = self.pace.loud_at(samples.reshape(-1, 1), SAMPLE_RATE) if count > BLOCK else None
+        loud = self.pace.loud_at(samples.reshape(-1, 1), SAMPLE_RATE) if waiting < count > BLOCK else None
         if loud is not None:
             self.pace.samples = CHUNK
             samples = samples[: -(-loud // BLOCK) * BLOCK]

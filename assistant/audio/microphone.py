@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assistant import portaudio
-from assistant.audio.source import Block, Gathering, Pace, SourceStats, Splicer
+from assistant.audio.source import Block, Gathering, Pace, SourceStats, Splicer, late
 from assistant.channel import Channel
 from assistant.errors import SourceError
 from assistant.events import Chunk
@@ -93,7 +93,7 @@ class Microphone:
                 patience = STALL_SECONDS
                 self.stats.overruns = capture.overflows + held.drops
                 self.stats.underruns = capture.underflows
-                for chunk in splicer.feed(block):
+                for chunk in splicer.feed(late(block, held)):
                     yield chunk
         except TimeoutError:
             raise SourceError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -14,12 +14,14 @@ import soxr
 from numpy.typing import NDArray
 
 from assistant.audio.faults import Faults
+from assistant.channel import Channel
 from assistant.events import SAMPLE_RATE, Chunk, Problem, Samples, frozen, seconds
 
 log = logging.getLogger(__name__)
 
 CHUNK = 1280  # samples: 80 ms; at 40 ms a quiet room costs half as much again in wake-ups
 LONGEST_CHUNK = 12 * CHUNK  # samples: 960 ms, where nothing is heard
+LATE_CHUNK = 6 * CHUNK  # samples: 480 ms, of who is late
 LOOK = 0.02  # seconds of which the loudest counts when a source looks whether anything is heard
 FULL_SCALE = 0.9999  # a sample at or above it counts as clipped (32767 / 32768 = 0.99997)
 ARRIVALS = 250  # of blocks, about ten seconds: how often the wall clock is compared
@@ -214,23 +216,14 @@ class Gathering:
     def __init__(self, pace: Pace) -> None:
         self._pace = pace
         self._blocks: list[Block] = []
-        self._end = 0.0  # seconds of the source after them
         self._seconds = 0.0  # in them
 
     def feed(self, block: Block) -> list[Block]:
         """What is to be handed over now."""
-        pace, blocks = self._pace, self._blocks
-        duration = len(block.samples) / block.rate
-        ready = []
-        if blocks and (
-            abs(block.start - self._end) > GAP
-            or block.rate != blocks[0].rate
-            or block.samples.shape[1] != blocks[0].samples.shape[1]
-        ):
-            ready = self.flush()
+        pace = self._pace
+        ready = [] if not self._blocks or _follows(self._blocks[-1], block) else self.flush()
         self._blocks.append(block)
-        self._seconds += duration
-        self._end = block.start + duration
+        self._seconds += block.seconds
         if pace.samples > CHUNK and pace.loud_at(block.samples, block.rate, pace.outside) is not None:
             pace.samples = CHUNK
         if pace.samples == CHUNK or self._seconds >= pace.samples / SAMPLE_RATE - GAP:
@@ -240,17 +233,52 @@ class Gathering:
     def flush(self) -> list[Block]:
         """What waits."""
         blocks, self._blocks, self._seconds = self._blocks, [], 0.0
-        if len(blocks) < 2:
-            return blocks
-        samples = np.concatenate([block.samples for block in blocks])
-        return [Block(blocks[0].start, samples, blocks[0].rate, blocks[-1].taken)]
+        return [_joined(blocks)] if blocks else []
+
+
+def late(block: Block, held: Channel[Block]) -> Block:
+    """`block`, taken from `held`, with what waits there by now: who is late hears more at once, which costs less."""
+    blocks, length = [block], block.seconds
+    while length < seconds(LATE_CHUNK):
+        following = held.more(lambda waiting: _follows(blocks[-1], waiting))
+        if following is None:
+            break
+        blocks.append(following)
+        length += following.seconds
+    return _joined(blocks)
+
+
+def _joined(blocks: Sequence[Block]) -> Block:
+    """Blocks that follow each other as one."""
+    if len(blocks) == 1:
+        return blocks[0]
+    samples = np.concatenate([block.samples for block in blocks])
+    return Block(blocks[0].start, samples, blocks[0].rate, blocks[-1].taken)
+
+
+def _follows(before: Block, block: Block) -> bool:
+    """Whether nothing was lost between them, and they are of one format."""
+    return (
+        abs(block.start - before.end) <= GAP
+        and block.rate == before.rate
+        and block.samples.shape[1] == before.samples.shape[1]
+    )
 
 
 class Chunker:
     """Cuts mono 16 kHz audio into chunks of 80 ms, or as long as `pace` says; only the last before a gap is shorter."""
 
-    def __init__(self, room: str, name: str, opened: float | None = None, pace: Pace | None = None) -> None:
-        """`opened`: Unix seconds of sample 0, by default now."""
+    def __init__(
+        self,
+        room: str,
+        name: str,
+        opened: float | None = None,
+        pace: Pace | None = None,
+        *,
+        together: bool = False,
+    ) -> None:
+        """`opened`: Unix seconds of sample 0, by default now. `together`: what is there goes on in one piece."""
+        self._together = together
         self._room = room
         self._name = name
         self._pace = pace or Pace()
@@ -274,11 +302,11 @@ class Chunker:
 
     def _size(self) -> int:
         """Samples of the next chunk: what is loud is not held back."""
-        size = self._pace.samples
-        if size == CHUNK or len(self._pending) < CHUNK:
-            return CHUNK
-        loud = self._pace.loud_at(self._pending[:size, np.newaxis], SAMPLE_RATE)
-        return size if loud is None else -(-loud // CHUNK) * CHUNK
+        size, there = self._pace.samples, len(self._pending) // CHUNK * CHUNK
+        if there and size > CHUNK:
+            loud = self._pace.loud_at(self._pending[:size, np.newaxis], SAMPLE_RATE)
+            size = size if loud is None else -(-loud // CHUNK) * CHUNK
+        return max(size, min(there, LATE_CHUNK)) if self._together else size
 
     def flush(self) -> Iterator[Chunk]:
         """What is left, if anything."""
@@ -324,7 +352,7 @@ class Splicer:
     def feed(self, block: Block) -> Iterator[Chunk]:
         """The chunks that are full."""
         if self._chunker is None:
-            self._chunker = Chunker(self._room, self._name, block.taken - block.seconds, self._pace)
+            self._chunker = Chunker(self._room, self._name, block.taken - block.seconds, self._pace, together=True)
         lost = block.start - self._expected
         if lost > GAP:
             yield from self.flush()

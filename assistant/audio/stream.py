@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from assistant.audio.address import without_secrets
 from assistant.audio.frames import planes
-from assistant.audio.source import Block, Gathering, Pace, SourceStats, Splicer
+from assistant.audio.source import Block, Gathering, Pace, SourceStats, Splicer, late
 from assistant.channel import Channel
 from assistant.errors import SourceError
 from assistant.events import Chunk
@@ -63,7 +63,7 @@ class Stream:
         try:
             async for block in held:
                 self.stats.overruns = held.drops
-                for chunk in splicer.feed(block):
+                for chunk in splicer.feed(late(block, held)):
                     yield chunk
             for chunk in splicer.flush():
                 yield chunk

@@ -7,6 +7,7 @@ import pytest
 
 from assistant.audio.source import (
     CHUNK,
+    LATE_CHUNK,
     LONGEST_CHUNK,
     Block,
     Chunker,
@@ -15,7 +16,9 @@ from assistant.audio.source import (
     Pace,
     SourceStats,
     Splicer,
+    late,
 )
+from assistant.channel import Channel
 from assistant.events import SAMPLE_RATE, Chunk
 
 
@@ -87,6 +90,41 @@ class TestConverter:
         assert abs(len(np.concatenate([*fed, converter.flush()])) - 32000) <= 2
 
 
+class TestLate:
+    def block(self, start: float, rate: float = 16_000.0) -> Block:
+        return Block(start, np.full((1_280, 1), start, np.float32), rate, 1000.0 + start)
+
+    def held(self, *blocks: Block) -> Channel[Block]:
+        held: Channel[Block] = Channel("test", 100)
+        for block in blocks:
+            held.offer(block)
+        return held
+
+    def test_who_is_late_hears_what_waits_in_one_piece(self):
+        held = self.held(*(self.block(0.08 * n) for n in range(1, 9)))
+        whole = late(self.block(0.0), held)
+        assert (whole.start, len(whole.samples), whole.taken) == (0.0, LATE_CHUNK, 1000.4)
+        assert len(held) == 3
+        assert np.unique(whole.samples).tolist() == pytest.approx([0.08 * n for n in range(6)])
+
+    def test_who_is_not_hears_the_block_as_it_is(self):
+        block = self.block(0.0)
+        assert late(block, self.held()) is block
+
+    @pytest.mark.parametrize("other", [(0.24, 16_000.0), (0.08, 48_000.0)])
+    def test_what_does_not_follow_stays_apart(self, other):
+        held = self.held(self.block(*other))
+        assert len(late(self.block(0.0), held).samples) == 1_280
+        assert len(held) == 1
+
+    def test_its_chunks_are_as_long(self):
+        splicer = Splicer("room", "name", SourceStats(), Pace())
+        samples = np.concatenate([self.block(0.08 * n).samples for n in range(8)])
+        chunks = list(splicer.feed(Block(0.0, samples, 16_000.0, 1000.0)))
+        assert [len(chunk.samples) for chunk in chunks] == [LATE_CHUNK, 2 * CHUNK]
+        assert np.array_equal(np.concatenate([chunk.samples for chunk in chunks]), samples[:, 0])
+
+
 class TestChunker:
     def test_exact_chunks_without_loss(self):
         chunker = Chunker("room", "name", 100.0)
@@ -127,10 +165,10 @@ class TestChunker:
 
     def test_a_clock_that_was_set_is_followed_and_a_hold_up_is_not(self):
         chunker = Chunker("room", "name", 0.0)
-        for late in [0.0] * 100 + [3.0] * 149 + [0.0]:
+        for held_up in [0.0] * 100 + [3.0] * 149 + [0.0]:
             (chunk,) = chunker.feed(tone(16000)[:CHUNK])
             assert chunk.time == pytest.approx(chunk.start / 16000)
-            chunker.align(chunk.end / 16000 + late)
+            chunker.align(chunk.end / 16000 + held_up)
         for _ in range(250):
             (chunk,) = chunker.feed(tone(16000)[:CHUNK])
             chunker.align(chunk.end / 16000 + 1000)

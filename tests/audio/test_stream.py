@@ -16,7 +16,7 @@ import pytest
 import soundfile
 
 from assistant.audio import stream
-from assistant.audio.source import CHUNK
+from assistant.audio.source import CHUNK, LATE_CHUNK
 from assistant.audio.stream import Stream
 from assistant.errors import SourceError
 
@@ -78,7 +78,8 @@ async def test_an_http_file_is_heard_whole_and_ends(server):
     spectrum = np.abs(np.fft.rfft(samples[8000:24000]))
     assert spectrum.argmax() == 440
     assert source.stats.lost_seconds == source.stats.overruns == 0
-    assert {len(chunk.samples) for chunk in chunks[:-1]} == {CHUNK}
+    # The peer sends faster than in real time: what is there goes on together.
+    assert all(len(chunk.samples) % CHUNK == 0 and len(chunk.samples) <= LATE_CHUNK for chunk in chunks[:-1])
 
 
 async def test_a_peer_faster_than_real_time_is_held_back(server, monkeypatch):
