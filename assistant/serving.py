@@ -32,7 +32,7 @@ from assistant.events import (
 )
 from assistant.evidence import Evidence
 from assistant.models import tasks
-from assistant.models.audio_llm import Answer, Message, Prompt
+from assistant.models.audio_llm import Answer, Message, Prompt, PromptError
 from assistant.models.overlap import joined_words, windows
 from assistant.models.yamnet import WINDOW
 from assistant.resident import BusyError, Priority, Resident, Status, UnwellError
@@ -235,6 +235,8 @@ async def _in_time(timeout: float, work: Coroutine[Any, Any, T]) -> T:  # noqa: 
         if isinstance(error, TimeoutError) or time.monotonic() - began >= timeout:
             raise ApiError(504, f"no answer within {timeout:.0f} s", "timeout") from error
         raise ApiError(503, "too much is asked at once; remedy: try again", "overloaded") from error
+    except PromptError as error:
+        raise ApiError(400, f"messages: {error}", "invalid_prompt", "messages") from error
     except ModelError as error:
         log.warning("a request failed: %s", error)
         raise ApiError(500, "the model failed on this request", "model_failed") from error

@@ -214,11 +214,17 @@ def test_errors_are_those_that_the_official_client_knows(served: Served) -> None
             client.chat.completions.create(**{**asked, "model": "gpt-4o"})
         with pytest.raises(openai.BadRequestError, match="tools: not known"):
             client.chat.completions.create(**asked, tools=[{"type": "function", "function": {"name": "f"}}])
+        with pytest.raises(openai.BadRequestError, match="a system prompt comes first"):
+            client.chat.completions.create(
+                model="qwen-audio-chat",
+                messages=[*asked["messages"], {"role": "system", "content": "sing"}, *asked["messages"]],
+            )
         with pytest.raises(openai.BadRequestError, match="more than 8 clips"):
             client.chat.completions.create(
                 model="qwen-audio-chat",
                 messages=[{"role": "user", "content": heard(noise(260.0, -60.0), "What?")}],
             )
+    assert "Traceback" not in served.log
 
 
 def test_sounds_are_tagged_over_time(served: Served, sentence: Samples) -> None:
