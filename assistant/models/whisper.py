@@ -64,6 +64,7 @@ HOLLOW: Final = frozenset(
         "mbc 뉴스",
     }
 )
+LONGEST_SAID: Final = 1_200  # characters in 30 s: one and a half times what the fastest say
 HOLLOW_BELIEF: Final = -0.5  # average log-probability that such a text needs
 
 # Widely spoken languages that `base` reads passably; a choice, not a measurement of each (docs/adr/0005).
@@ -326,7 +327,9 @@ def worth_another(decoding: Decoding, evidence: SpeechEvidence) -> bool:
 
 
 def loops(text: str) -> bool:
-    """Whether a text repeats itself as only a decoder does that missed its end."""
+    """Whether a text repeats itself as only a decoder does that missed its end, or is longer than anybody speaks."""
+    if len(text) > LONGEST_SAID:  # and the patterns below would take minutes, in which no other thread runs
+        return True
     folded = _folded(text)
     if re.search(r"(.{6,}?)( ?\1){2,}", folded) or re.fullmatch(r"(.{8,}?)( ?\1)+", folded):
         return True
