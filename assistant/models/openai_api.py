@@ -30,6 +30,7 @@ LINE_LIMIT: Final = 256_000  # bytes of a line of a stream
 AGAIN: Final = frozenset({408, 425, 429})  # refusals that time may heal, as all from 500 on
 TOKEN: Final = 40  # characters of a token at most: who answers much more than was asked for is cut off
 SPOKEN_LIMIT: Final = 10_000  # characters of what was said in one recording
+CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 
 
@@ -131,8 +132,8 @@ def object_of(content: bytes) -> dict[str, Any]:
 
 
 def sound(text: str) -> str:
-    """The text without halves of surrogate pairs, which JSON can hold and nothing else can."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    """The text without halves of surrogate pairs, which JSON alone can hold, and without controls of terminals."""
+    return CONTROLS.sub("", text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
 def most_of(tokens: int) -> int:

@@ -555,7 +555,7 @@ async def test_an_answer_that_goes_on_beyond_what_was_asked_for_is_cut(streams: 
 
 @pytest.mark.parametrize("streams", [False, True])
 async def test_halves_of_characters_do_not_get_in(streams: bool):
-    text = json.loads('"a \\ud83d\\ude00 \\ud800"')
+    text = json.loads('"a\\u001b\\u0000 \\ud83d\\ude00 \\ud800"')
     server = Server(completions=[streamed(text) if streams else said(text)])
     async with serving(server):
         with client(server.port) as made:
