@@ -123,9 +123,9 @@ class Decoding:
 
 
 class Whisper:
-    """The recogniser. Load and call it in one thread; nothing in it is shared with another."""
+    """The recogniser. As many threads as `callers` may call it at once; the weights are there once."""
 
-    def __init__(self, folder: Path, settings: WhisperSettings | None = None) -> None:
+    def __init__(self, folder: Path, settings: WhisperSettings | None = None, callers: int = 1) -> None:
         """Load the model in `folder` and warm it up (about a second and a half). Raises `ModelError`."""
         from faster_whisper import WhisperModel  # noqa: PLC0415 (half a second: only where it is chosen)
 
@@ -139,6 +139,7 @@ class Whisper:
                 device="cpu",
                 compute_type=self._settings.compute_type,
                 cpu_threads=self._settings.threads,
+                num_workers=callers,
                 local_files_only=True,
             )
             self._tail = np.array(self._encode(np.zeros(0, np.float32), WINDOW))
