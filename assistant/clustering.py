@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 NAME = "kikimimi"
 HEALTH_EVERY, HEALTH_WITHIN = 1.0, 10.0  # seconds between two looks at a replica, and for its answer
+CORES = 1  # of a replica, whose GPU if there is one does the rest
 DRAIN = 20.0  # seconds for the answers of a replica that is replaced
 
 
@@ -41,7 +42,7 @@ class Replica:
         logging.getLogger("assistant").setLevel(logging.INFO)
         self._config = config
         self._stack = AsyncExitStack()
-        self._house: House = await self._stack.enter_async_context(loaded(config))
+        self._house: House = await self._stack.enter_async_context(loaded(config, CORES))
 
     def __serve_build_asgi_app__(self) -> Guard:
         """The API over these models."""
@@ -98,7 +99,7 @@ def _resources(config: Config) -> dict[str, float]:
 
     gpus = ray.cluster_resources().get("GPU", 0) if ray.is_initialized() else 0
     wanted = config.profile != "embedded" and config.models.audio_llm.device != "cpu" and gpus
-    return {"num_cpus": 1.0, "num_gpus": 1.0} if wanted else {"num_cpus": 1.0}
+    return {"num_cpus": CORES, "num_gpus": 1.0} if wanted else {"num_cpus": CORES}
 
 
 async def serve_replicas(

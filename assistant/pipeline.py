@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from threading import Lock
+from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 from ulid import ULID
@@ -156,7 +156,7 @@ _Done: TypeAlias = "tuple[_Call, Any, BaseException | None]"  # with its result,
 
 
 class ModelThread:
-    """One thread in which one model is loaded, warmed up and called.
+    """One thread in which one model is loaded, warmed up and called; several for a model that can be called by several.
 
     One thread per device, because interpreters are not thread-safe and because two inferences at once on one core only
     make both late. A call that was given up still runs to its end in the thread; `shutdown` does not wait for it.
@@ -164,27 +164,33 @@ class ModelThread:
     Calls of many rooms that wait are answered together: to wake the loop costs a tenth of what YAMNet does.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, threads: int = 1) -> None:
         self.name = name
-        self.busy_since: float | None = None  # monotonic: when the call began that runs now
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+        self._threads = threads
+        self._executor = ThreadPoolExecutor(max_workers=threads, thread_name_prefix=name)
         self._lock = Lock()  # of the two below
         self._calls: deque[_Call] = deque()
-        self._working = False  # the thread looks for calls
+        self._working = 0  # threads that look for calls
+        self._began: dict[int, float] = {}  # by thread, monotonic: when the call began that runs there now
 
     @property
     def idle(self) -> bool:
         """Whether a call would begin at once."""
-        return not self._working
+        return self._working < self._threads
+
+    @property
+    def busy_since(self) -> float | None:
+        """When the call began (monotonic) that has lasted longest; None: none runs."""
+        return min(list(self._began.values()), default=None)
 
     async def call(self, function: Callable[[], T], *, patient: bool = False) -> T:
         """Run `function` in the thread. Raises `TimeoutError` after a minute, `patient` or not."""
         loop = asyncio.get_running_loop()
         call = _Call(function, loop.create_future(), loop)
         with self._lock:
-            if not self._working:
+            if self.idle:
                 self._executor.submit(self._work)
-                self._working = True
+                self._working += 1
             self._calls.append(call)
         # Not `asyncio.wait_for`: before Python 3.12 it swallows a cancel that comes together with the result.
         async with asyncio.timeout(MODEL_TIMEOUT):
@@ -196,7 +202,7 @@ class ModelThread:
         while True:
             with self._lock:
                 call = self._calls.popleft() if self._calls and len(done) < TOGETHER else None
-                self._working = call is not None or bool(done)
+                self._working -= call is None and not done
             if call is not None:
                 began = time.monotonic()
                 if not call.answer.cancelled():
@@ -211,13 +217,14 @@ class ModelThread:
                 return
 
     def _run(self, call: _Call) -> _Done:
-        self.busy_since = time.monotonic()
+        thread = get_ident()
+        self._began[thread] = time.monotonic()
         try:
             return call, call.function(), None
         except Exception as error:
             return call, None, error
         finally:
-            self.busy_since = None
+            del self._began[thread]
 
     def shutdown(self) -> None:
         """Take no more calls; waiting ones are cancelled."""

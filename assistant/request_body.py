@@ -14,6 +14,7 @@ Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 BODY_WITHIN = 20.0  # seconds between two pieces of a body
+SLOWEST = 4_000  # bytes a second that a body must bring on the whole, or drops would keep its place for ever
 DRAIN = 2.0  # seconds in which the rest of a body that is too long is thrown away
 
 
@@ -28,9 +29,11 @@ class RequestBodyError(Exception):
 class RequestBody:
     """The body of a request, within limits of size and time."""
 
-    def __init__(self, receive: Receive, limit: int, remedy: str) -> None:
+    def __init__(self, scope: Scope, receive: Receive, limit: int, remedy: str) -> None:
         """At most `limit` bytes; `remedy` is told with what is longer."""
+        self._waits = any(name == b"expect" for name, _ in scope["headers"])  # until something is asked for
         self._receive, self._left, self._limit, self._remedy = receive, limit, limit, remedy
+        self._began: float | None = None
         self._complete = False
         self.problem: RequestBodyError | None = None
 
@@ -38,11 +41,16 @@ class RequestBody:
         """The next message. Raises `RequestBodyError`, and notes it."""
         if self._complete:
             return await self._receive()  # waits for the client to go
+        self._waits = False
+        now = asyncio.get_running_loop().time()
+        self._began = now if self._began is None else self._began
+        latest = self._began + BODY_WITHIN + (self._limit - self._left) / SLOWEST
         try:
-            async with asyncio.timeout(BODY_WITHIN):
+            async with asyncio.timeout_at(min(now + BODY_WITHIN, latest)):
                 message = await self._receive()
         except TimeoutError:
-            self.problem = RequestBodyError(408, f"the rest of the request did not come within {BODY_WITHIN:.0f} s")
+            late = f"the rest of the request did not come within {BODY_WITHIN:.0f} s, or comes too slowly"
+            self.problem = RequestBodyError(408, late)
             raise self.problem from None
         self._left -= len(message.get("body", b""))
         if self._left < 0:
@@ -52,7 +60,12 @@ class RequestBody:
         return message
 
     async def drain(self) -> None:
-        """Take what is left and forget it: a connection that is closed over unread bytes loses the answer too."""
+        """Take what is left and forget it: a connection that is closed over unread bytes loses the answer too.
+
+        To be called before a refusal is sent. Who waits to be told whether to send the rest is not asked for it.
+        """
+        if self._waits:
+            return
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN):
                 while not self._complete:

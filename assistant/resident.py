@@ -27,7 +27,7 @@ import numpy as np
 
 from assistant.errors import ModelError
 from assistant.events import SAMPLE_RATE, frozen
-from assistant.models.audio_llm import Answer, AudioLLM, AwayError, Message, Prompt, Stop
+from assistant.models.audio_llm import Answer, AudioLLM, AwayError, Message, Prompt, PromptError, Stop
 from assistant.models.batching import Asker, Batched, GivenUpError, asking_for
 from assistant.models.halving import free_memory, halved, out_of_memory
 
@@ -542,6 +542,9 @@ class Resident:
             self._exhaust(error)
             told = str(error) if away else "the audio language model is out of memory"
             self._tell(_fail, job, UnwellError(told))
+            return
+        if isinstance(error, PromptError):  # its asker's
+            self._tell(_fail, job, error)
             return
         self._counts.errors += 1
         if self._counts.errors % WARN_EVERY == 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -32,7 +33,7 @@ from assistant.events import (
 )
 from assistant.evidence import Evidence
 from assistant.models import tasks
-from assistant.models.audio_llm import Answer, Message, Prompt
+from assistant.models.audio_llm import Answer, Message, Prompt, PromptError
 from assistant.models.overlap import joined_words, windows
 from assistant.models.yamnet import WINDOW
 from assistant.resident import BusyError, Priority, Resident, Status, UnwellError
@@ -52,6 +53,7 @@ HOP = WINDOW // 2  # samples between two windows of the tagger
 SHORT = 15 * SAMPLE_RATE  # samples of a recording that is recognised as it is
 AT_ONCE = 64  # windows tagged in one go: others wait no longer than that
 TAGGER = "yamnet"
+MOST_RECOGNISERS = 16  # each has working memory of its own
 CONNECTIONS = 256  # at once; more are answered 503
 HEAD_WITHIN = 10.0  # seconds for the head of a request
 NOTHING = "profile: remote has nothing to serve; remedy: --profile embedded, hybrid or qwen"
@@ -235,20 +237,27 @@ async def _in_time(timeout: float, work: Coroutine[Any, Any, T]) -> T:  # noqa: 
         if isinstance(error, TimeoutError) or time.monotonic() - began >= timeout:
             raise ApiError(504, f"no answer within {timeout:.0f} s", "timeout") from error
         raise ApiError(503, "too much is asked at once; remedy: try again", "overloaded") from error
+    except PromptError as error:
+        raise ApiError(400, f"messages: {error}", "invalid_prompt", "messages") from error
     except ModelError as error:
         log.warning("a request failed: %s", error)
         raise ApiError(500, "the model failed on this request", "model_failed") from error
 
 
 @asynccontextmanager
-async def loaded(config: Config) -> AsyncIterator[House]:
-    """YAMNet, Whisper and, with profile qwen or hybrid, the audio language model, all ready. Raises `ModelError`."""
+async def loaded(config: Config, cores: int) -> AsyncIterator[House]:
+    """YAMNet, Whisper and, with profile qwen or hybrid, the audio language model, all ready. Raises `ModelError`.
+
+    Whisper recognises as many utterances at once as fit on so many cores.
+    """
     if config.profile == "remote":
         raise ConfigurationError(NOTHING)
     checkpoint = None if config.profile == "embedded" else startup.audio_llm_folder(config)
     speech = config.speech.model_copy(update={"word_times": True})
     small = config.model_copy(update={"profile": "embedded", "speech": speech})
-    models = await startup.load_models(small, await asyncio.to_thread(startup.fetch_models, small))
+    recognisers = max(1, min(MOST_RECOGNISERS, cores // speech.threads))
+    files = await asyncio.to_thread(startup.fetch_models, small)
+    models = await startup.load_models(small, files, recognisers=recognisers)
     try:
         recogniser = await models.recogniser()
         if config.speech.enabled and recogniser is None:
@@ -272,7 +281,7 @@ async def serve(config: Config, stopping: asyncio.Event) -> None:
 
     settings = config.serve
     settings.secret()  # what is wrong with it is told before a model is loaded
-    async with loaded(config) as house:
+    async with loaded(config, len(os.sched_getaffinity(0))) as house:
         server = Server(
             build(house, settings, __version__), connections=CONNECTIONS, head_within=HEAD_WITHIN, stop=STOP
         )

@@ -408,9 +408,10 @@ def native_chatter_logged() -> Iterator[None]:
                 log.debug("%s", line)
 
 
-async def load_models(config: Config, files: ModelFiles) -> Models:
+async def load_models(config: Config, files: ModelFiles, *, recognisers: int = 1) -> Models:
     """Load the tagger now, the recogniser or audio language model in the background, each in its own thread.
 
+    `recognisers` utterances are recognised at once (by Whisper, in the profile embedded), in as many threads.
     Raises `ModelError` for the tagger. Another one that cannot be loaded is logged, and sounds are heard all the same.
     """
     tagging = ModelThread("tagger")
@@ -419,8 +420,9 @@ async def load_models(config: Config, files: ModelFiles) -> Models:
         return _remote(config, tagger, tagging)
     if files.audio_llm is not None:
         return _understanding(config, files.audio_llm, tagger, tagging)
-    recognising = ModelThread("recogniser")
-    loading = asyncio.create_task(_load_recogniser(config, files.recogniser, recognising), name="load recogniser")
+    recognising = ModelThread("recogniser", recognisers)
+    work = _load_recogniser(config, files.recogniser, recognising, recognisers)
+    loading = asyncio.create_task(work, name="load recogniser")
     return Models(tagger, tagging, lambda: asyncio.shield(loading), recognising)
 
 
@@ -553,13 +555,15 @@ async def _load_tagger(files: ModelFiles, tagging: ModelThread) -> Tagger:
         ) from error
 
 
-async def _load_recogniser(config: Config, folder: Path | None, recognising: ModelThread) -> Recogniser | None:
+async def _load_recogniser(
+    config: Config, folder: Path | None, recognising: ModelThread, callers: int = 1
+) -> Recogniser | None:
     if folder is None:
         return None
     started = time.monotonic()
     try:
         recogniser: Recogniser = await recognising.call(
-            lambda: registry.load(registry.RECOGNISERS, "whisper")(folder, config.speech)
+            lambda: registry.load(registry.RECOGNISERS, "whisper")(folder, config.speech, callers)
         )
     except ModelError as error:
         log.error("speech is not recognised: %s", error)  # noqa: TRY400 (a person reads this: no traceback)

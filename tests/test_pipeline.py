@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from test_app import until
 
 from assistant import pipeline as pipeline_module
 from assistant.arbitration import Arbiter
@@ -223,6 +224,27 @@ async def test_a_cancel_that_comes_together_with_a_result_is_not_swallowed() -> 
             assert done, n
     finally:
         thread.shutdown()
+
+
+async def test_several_threads_answer_calls_at_once_and_only_so_many() -> None:
+    thread, held, running = ModelThread("several", 2), threading.Event(), list[int]()
+
+    def work(number: int) -> int:
+        running.append(number)
+        assert held.wait(10)
+        return number
+
+    calls = [asyncio.create_task(thread.call(partial(work, number))) for number in range(3)]
+    await until(lambda: len(running) == 2)
+    assert not thread.idle
+    assert thread.busy_since is not None
+    await asyncio.sleep(0.05)
+    assert running == [0, 1]
+    held.set()
+    assert await asyncio.gather(*calls) == [0, 1, 2]
+    await until(lambda: thread.idle and thread.busy_since is None)
+    assert await thread.call(lambda: 7) == 7
+    thread.shutdown()
 
 
 async def test_calls_that_wait_are_answered_each_with_its_own_result() -> None:

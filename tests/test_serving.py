@@ -27,9 +27,9 @@ import soundfile
 import soxr
 from test_app import Subscriber, wav
 
-from assistant import app, checkup, resident
+from assistant import app, checkup, resident, serving, startup
 from assistant.config import Config, parse
-from assistant.errors import AssistantError
+from assistant.errors import AssistantError, ModelError
 from assistant.events import SAMPLE_RATE, Samples
 from assistant.models import remote as remote_module
 from assistant.models.audio_llm import AwayError, Message, Prompt, Stop
@@ -214,11 +214,17 @@ def test_errors_are_those_that_the_official_client_knows(served: Served) -> None
             client.chat.completions.create(**{**asked, "model": "gpt-4o"})
         with pytest.raises(openai.BadRequestError, match="tools: not known"):
             client.chat.completions.create(**asked, tools=[{"type": "function", "function": {"name": "f"}}])
+        with pytest.raises(openai.BadRequestError, match="a system prompt comes first"):
+            client.chat.completions.create(
+                model="qwen-audio-chat",
+                messages=[*asked["messages"], {"role": "system", "content": "sing"}, *asked["messages"]],
+            )
         with pytest.raises(openai.BadRequestError, match="more than 8 clips"):
             client.chat.completions.create(
                 model="qwen-audio-chat",
                 messages=[{"role": "user", "content": heard(noise(260.0, -60.0), "What?")}],
             )
+    assert "Traceback" not in served.log
 
 
 def test_sounds_are_tagged_over_time(served: Served, sentence: Samples) -> None:
@@ -452,3 +458,21 @@ def test_what_cannot_be_served_is_told(tmp_path: Path, served: Served) -> None:
     assert "the profile hybrid lacks" in refused("profile: hybrid\nmodels: {audio_llm: {checkpoint: /nowhere}}")
     with pytest.raises(AssistantError):
         parse("serve: {token: short}", Path("c.yaml"))
+
+
+@pytest.mark.parametrize(("cores", "threads", "count"), [(1, 1, 1), (2, 1, 2), (8, 3, 2), (1, 4, 1), (64, 1, 16)])
+async def test_as_many_recognisers_as_cores(
+    cores: int, threads: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    async def load(_config: Config, _files: object, *, recognisers: int) -> None:
+        asked.append(recognisers)
+        raise ModelError("enough")
+
+    monkeypatch.setattr(startup, "fetch_models", lambda _config: None)
+    monkeypatch.setattr(startup, "load_models", load)
+    with pytest.raises(ModelError, match="enough"):
+        async with serving.loaded(parse(f"speech: {{threads: {threads}}}", Path("config.yaml")), cores):
+            pass
+    assert asked == [count]

@@ -76,6 +76,10 @@ class AwayError(ModelError):
     """The model is out of reach for now: its server, or the way there. Somebody else has to do it."""
 
 
+class PromptError(ModelError):
+    """This prompt cannot be answered: too long, or in an order that the model does not know. It quotes no word."""
+
+
 class AudioLLM(Protocol):
     """A resident model. Load and call it in one thread (`batching.Batched` has that thread, and is called by many)."""
 

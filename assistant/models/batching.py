@@ -223,16 +223,24 @@ class Batched:
         decoding: Decoding | None = getattr(llm, "decoding", None)
         loaded.set_result(llm)
         while self._wait():
-            self._let_in(decoding)
-            if self._running and decoding is not None:
-                self._step(decoding)
+            try:
+                self._let_in(decoding)
+                if self._running and decoding is not None:
+                    self._step(decoding)
+            except Exception as error:  # a bug: those who ask are told, and not left to wait for ever
+                self._give_up(error, decoding)
+        self._give_up(GivenUpError(), decoding)
+
+    def _give_up(self, error: Exception, decoding: Decoding | None) -> None:
+        """End all that runs and waits."""
         with self._changed:
             left, self._waiting = [*self._waiting, *self._running], []
         self._running = []
         if decoding is not None:
             decoding.clear()
         for ticket in left:
-            ticket.future.set_exception(GivenUpError())
+            if not ticket.future.done():
+                ticket.future.set_exception(error)
 
     def _wait(self) -> bool:
         """Until there is something to do; False: never again."""
@@ -290,6 +298,8 @@ class Batched:
             with self._timed(answering=True):
                 decoding.join(request)
         except Exception as error:
+            if out_of_memory(error):
+                decoding.prefixes.clear()  # for the next attempt, its asker's or ours
             if not out_of_memory(error) or not self._running:
                 ticket.future.set_exception(error)
                 return

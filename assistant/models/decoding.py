@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
-from assistant.errors import ModelError
 from assistant.models import generation
-from assistant.models.audio_llm import Stop
+from assistant.models.audio_llm import PromptError, Stop
 from assistant.models.generation import Said
 from assistant.models.growing_cache import growing_cache
 from assistant.models.slots import STEP, Slots, rounded
@@ -136,7 +135,7 @@ class Decoding:
     def join(self, request: Request) -> None:
         """Run the prompt; the answer gets its first token and, unless it ends there, more with each `step`.
 
-        Raises `ModelError` for what will never fit.
+        Raises `PromptError` for what will never fit.
         """
         said = request.said
         if said.stop is None:
@@ -145,29 +144,29 @@ class Decoding:
             return
         layout = self._layout(request, 1.0)
         if layout is None:
-            raise ModelError(
+            raise PromptError(
                 f"a prompt of {len(request.keys)} tokens with an answer of up to {said.longest} does not fit: there is "
                 f"memory for {self._room} tokens and {len(self.running)} others; remedy: shorter audio or history, or "
                 "models.audio_llm.quantisation: int8"
             )
         logits, cache = self._prefill(request)
-        self._take(logits, [request])
-        if said.stop is None:
-            if layout != (self._slots.slots, self._slots.room):
-                self._graphs.clear()  # they write to tensors that are no more
-            self._slots.put(cache, len(request.keys), request.alpha, *layout)
-            self.running.append(request)
+        newest = self._likeliest(logits, [request])
+        if layout != (self._slots.slots, self._slots.room):
+            self._graphs.clear()  # they write to tensors that are no more
+        self._slots.put(cache, len(request.keys), request.alpha, *layout)
+        self.running.append(request)
+        self._say(newest)  # when nothing can fail any more: who is let in anew must not say it twice
+        self._let_go()
 
     @torch.no_grad()
     def step(self) -> None:
         """One more token of each answer."""
         logits = self._forward(torch.tensor([[request.newest] for request in self.running]))
-        self._slots.end()
+        newest = self._likeliest(logits, self.running)
+        self._slots.end()  # until here nothing is changed that a second attempt would not do again
         self._steps, self._made = self._steps + 1, self._made + len(self.running)
-        self._take(logits, self.running)
-        for row in reversed(range(len(self.running))):
-            if self.running[row].said.stop is not None:
-                self._leave(row)
+        self._say(newest)
+        self._let_go()
 
     @torch.no_grad()
     def score(self, request: Request, sequences: Sequence[Sequence[int]]) -> NDArray[np.float32]:
@@ -253,18 +252,30 @@ class Decoding:
                 return self._forward(newest[: len(self.running)])
         return self._graphs[which].run(slots, newest)[: len(self.running)]
 
-    def _take(self, logits: Tensor, requests: Sequence[Request]) -> None:
+    def _likeliest(self, logits: Tensor, requests: Sequence[Request]) -> list[int]:
         """The likeliest token of each row that it may say."""
         logits = logits.index_fill(-1, self._never, -torch.inf)
-        newest = logits.argmax(-1).tolist()
+        newest: list[int] = logits.argmax(-1).tolist()
         for row, request in enumerate(requests):
             allowed = request.said.allowed()
-            token = newest[row] if allowed is None else allowed[int(logits[row, allowed].argmax())]
+            if allowed is not None:
+                newest[row] = allowed[int(logits[row, allowed].argmax())]
+        return newest
+
+    def _say(self, newest: Sequence[int]) -> None:
+        """Tell who listens the newest token of each of the last rows."""
+        for request, token in zip(self.running[-len(newest) :], newest, strict=True):
             request.newest = token
             try:
                 request.said.take(token)
             except Exception as error:  # of who listens: it must not hurt the others
                 request.error, request.said.stop = error, Stop.CANCELLED
+
+    def _let_go(self) -> None:
+        """Free the slots of what has ended."""
+        for row in reversed(range(len(self.running))):
+            if self.running[row].said.stop is not None:
+                self._leave(row)
 
     def _leave(self, row: int) -> None:
         self._slots.drop(row)

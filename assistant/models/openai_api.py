@@ -28,6 +28,9 @@ CONNECT_WITHIN: Final = 3.0  # seconds
 ANSWER_LIMIT: Final = 4_000_000  # bytes
 LINE_LIMIT: Final = 256_000  # bytes of a line of a stream
 AGAIN: Final = frozenset({408, 425, 429})  # refusals that time may heal, as all from 500 on
+TOKEN: Final = 40  # characters of a token at most: who answers much more than was asked for is cut off
+SPOKEN_LIMIT: Final = 10_000  # characters of what was said in one recording
+CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 
 
@@ -68,17 +71,19 @@ def chosen_from(choices: Sequence[str]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "choice", "strict": True, "schema": schema}}
 
 
-def message_body(message: Message) -> dict[str, Any]:
-    """One turn of a conversation, clips as WAV in base64."""
+def message_body(message: Message, *, by_url: bool = False) -> dict[str, Any]:
+    """One turn of a conversation, clips as WAV in base64; `by_url`: as servers take it that know no `input_audio`."""
     if message.role != "user":  # a text for servers that take no list there
         return {"role": message.role, "content": "\n".join(part for part in message.content if isinstance(part, str))}
-    return {"role": "user", "content": [_part(part) for part in message.content]}
+    return {"role": "user", "content": [_part(part, by_url) for part in message.content]}
 
 
-def _part(part: str | Samples) -> dict[str, Any]:
+def _part(part: str | Samples, by_url: bool) -> dict[str, Any]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
     data = base64.b64encode(wav(part)).decode("ascii")
+    if by_url:
+        return {"type": "audio_url", "audio_url": {"url": f"data:audio/wav;base64,{data}"}}
     return {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
 
 
@@ -126,6 +131,16 @@ def object_of(content: bytes) -> dict[str, Any]:
     return told
 
 
+def sound(text: str) -> str:
+    """The text without halves of surrogate pairs, which JSON alone can hold, and without controls of terminals."""
+    return CONTROLS.sub("", text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+
+def most_of(tokens: int) -> int:
+    """Characters that so many tokens can have."""
+    return 1_000 + TOKEN * tokens
+
+
 def answer_of(told: Mapping[str, Any]) -> Answer:
     """The answer of a chat completion. Raises `AwayError` for anything else."""
     try:
@@ -138,7 +153,7 @@ def answer_of(told: Mapping[str, Any]) -> Answer:
         raise AwayError(not_ours("/chat/completions"))
     usage = told.get("usage")
     tokens = count_of(usage) if isinstance(usage, dict) else 0
-    return Answer(text or "", tokens, Stop.LENGTH if stop == "length" else Stop.END)
+    return Answer(sound(text or ""), tokens, Stop.LENGTH if stop == "length" else Stop.END)
 
 
 def pieces_of(told: Mapping[str, Any]) -> list[tuple[str, str | None]]:
@@ -149,7 +164,7 @@ def pieces_of(told: Mapping[str, Any]) -> list[tuple[str, str | None]]:
         if isinstance(choice, dict):
             delta, finish = choice.get("delta"), choice.get("finish_reason")
             text = delta.get("content") if isinstance(delta, dict) else None
-            found.append((text if isinstance(text, str) else "", finish if isinstance(finish, str) else None))
+            found.append((sound(text) if isinstance(text, str) else "", finish if isinstance(finish, str) else None))
     return found
 
 
@@ -182,7 +197,8 @@ def spoken_of(told: Mapping[str, Any]) -> Spoken:
     segments = told.get("segments")
     segments = [part for part in segments if isinstance(part, dict)] if isinstance(segments, list) else []
     likely, silent = _mean(segments, "avg_logprob"), _mean(segments, "no_speech_prob")
-    return Spoken(text.strip(), language if isinstance(language, str) else None, likely, silent)
+    said = " ".join(sound(text[:SPOKEN_LIMIT]).split())
+    return Spoken(said, language[:40] if isinstance(language, str) else None, likely, silent)
 
 
 def _mean(segments: Sequence[Mapping[str, Any]], key: str) -> float | None:

@@ -44,6 +44,7 @@ from assistant.models.openai_api import (
     events_of,
     explained,
     message_body,
+    most_of,
     not_ours,
     object_of,
     pieces_of,
@@ -67,7 +68,7 @@ LONGEST_WAIT: Final = 5.0  # seconds that a server may ask us to wait
 STREAM_TIMES: Final = 10  # a streamed answer may take so many times as long as its first piece
 TICK: Final = 0.05  # seconds between two looks whether somebody still waits
 NO_ADDRESS: Final = "models.remote.url: the profile remote needs it; remedy: url: http://HOST:8766/v1 (docs/serve.md)"
-NAME: Final = re.compile(r"[!-~]{1,200}")  # of a model
+TOKEN: Final = re.compile(r"[!-~]{1,200}")
 
 
 class RemoteSettings(Settings):
@@ -108,7 +109,7 @@ class RemoteSettings(Settings):
     @field_validator("token")
     @classmethod
     def _can_be_sent(cls, token: SecretStr | None) -> SecretStr | None:
-        if token is not None and not NAME.fullmatch(token.get_secret_value()):
+        if token is not None and not TOKEN.fullmatch(token.get_secret_value()):
             raise ValueError("not one word of plain ASCII signs")
         return token
 
@@ -147,7 +148,8 @@ class Remote:
         self.transcriber = settings.transcription_model
         self.name = self.model or self.transcriber or "remote"  # of the one that answers; else that transcribes
         self._counts: Counter[str] = Counter()
-        self._plain: bool = False  # the server knows no verbose_json
+        self._plain: bool | None = None  # the server knows no verbose_json; None: not known yet
+        self._by_url: bool | None = None  # it knows no input_audio, but audio_url (SGLang before August 2026)
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -170,6 +172,7 @@ class Remote:
 
     def probe(self) -> None:
         """Find out which models the server has, and ask each a little. Raises `AwayError` with what is wrong."""
+        self._plain = self._by_url = None  # it may be another by now
         try:
             self._choose(self._wait([self._submit(self._listed())])[0])
             clip = frozen(np.full(SAMPLE_RATE, 1e-4, np.float32))
@@ -202,7 +205,7 @@ class Remote:
         for i, prompt in enumerate(prompts):
             body = self._body(prompt, max_new_tokens, choices, streamed=stream is not None)
             take = None if stream is None else partial(_put, pieces, i)
-            works.append(self._submit(self._answered(body, choices, take)))
+            works.append(self._submit(self._answered(prompt, body, choices, take)))
         return self._wait(works, pieces, stream, cancelled, Answer("", 0, Stop.CANCELLED))
 
     def score(self, _prompt: Prompt, labels: Sequence[str]) -> NDArray[np.float32]:
@@ -290,7 +293,6 @@ class Remote:
             raise ModelError("a server takes conversations, not tags")
         body: dict[str, Any] = {
             "model": self.model,
-            "messages": [message_body(message) for message in prompt.messages],
             "max_tokens": max_new_tokens,
             "temperature": 0,
         }
@@ -337,7 +339,7 @@ class Remote:
             found = {}
             for model in models[:1_000]:
                 name = model.get("id") if isinstance(model, dict) else None
-                if isinstance(name, str) and NAME.fullmatch(name):
+                if isinstance(name, str) and name.isprintable() and 0 < len(name) <= 200:
                     tasks = model.get("tasks")
                     found[name] = frozenset(map(str, tasks)) if isinstance(tasks, list) else frozenset[str]()
             return found
@@ -345,9 +347,14 @@ class Remote:
         return await self._tried(attempt)
 
     async def _answered(
-        self, body: dict[str, Any], choices: Sequence[str] | None, take: Callable[[str], None] | None
+        self,
+        prompt: Prompt,
+        body: dict[str, Any],
+        choices: Sequence[str] | None,
+        take: Callable[[str], None] | None,
     ) -> Answer:
-        content = json.dumps(body).encode()
+        with_audio = any(not isinstance(part, str) for message in prompt.messages for part in message.content)
+        most = most_of(body["max_tokens"])
         begun = False
 
         def piece(text: str) -> None:
@@ -356,20 +363,38 @@ class Remote:
             assert take is not None  # noqa: S101 (for the type checker)
             take(text)
 
-        async def attempt(patience: asyncio.Timeout) -> Answer:
+        async def ask(patience: asyncio.Timeout, by_url: bool) -> Answer:
+            messages = [message_body(message, by_url=by_url) for message in prompt.messages]
+            content = json.dumps({**body, "messages": messages}).encode()
             async with self._asking("POST", "/chat/completions", content) as answer:
                 if take is None or not answer.headers.get("content-type", "").startswith("text/event-stream"):
                     told = answer_of(object_of(await read(answer)))
+                    told = told if len(told.text) <= most else Answer(told.text[:most], told.tokens, Stop.LENGTH)
                     if take is not None:
                         piece(told.text)
                     return told
-                return await self._streamed(answer, piece, patience)
+                return await self._streamed(answer, piece, patience, most)
+
+        async def attempt(patience: asyncio.Timeout) -> Answer:
+            try:
+                told = await ask(patience, bool(self._by_url))
+            except ModelError as error:
+                if isinstance(error, AwayError) or not with_audio or self._by_url is not None:
+                    raise
+                try:
+                    told = await ask(patience, True)
+                except ModelError:
+                    raise error from None  # it was not the form of the audio
+                self._by_url = True
+            if with_audio and self._by_url is None:
+                self._by_url = False
+            return told
 
         told = await self._tried(attempt, once=lambda: begun)
         return told if choices is None else chosen(told, choices)
 
     async def _streamed(
-        self, answer: httpx2.Response, piece: Callable[[str], None], patience: asyncio.Timeout
+        self, answer: httpx2.Response, piece: Callable[[str], None], patience: asyncio.Timeout, most: int
     ) -> Answer:
         loop = asyncio.get_running_loop()
         last = loop.time() + STREAM_TIMES * self._settings.timeout
@@ -388,24 +413,29 @@ class Remote:
                     piece(delta)
                     patience.reschedule(min(last, loop.time() + self._settings.timeout))
                 stop = stop or finish
+            if len(text) > most:
+                stop = "length"  # it goes on beyond what was asked for
+                break
         if stop is None:
             raise PassingError("broke off in the middle of an answer")
         return Answer(text, tokens, Stop.LENGTH if stop == "length" else Stop.END)
 
     async def _transcribed(self, fields: dict[str, str], content: bytes) -> Spoken:
         async def attempt(_patience: asyncio.Timeout) -> Spoken:
-            for form in ("json",) if self._plain else ("verbose_json", "json"):
+            forms = {None: ("verbose_json", "json"), True: ("json",), False: ("verbose_json",)}[self._plain]
+            for form in forms:
                 files = {"file": ("speech.wav", content, "audio/wav")}
                 asking = self._asking(
                     "POST", "/audio/transcriptions", fields={**fields, "response_format": form}, files=files
                 )
                 try:
                     async with asking as answer:
-                        return spoken_of(object_of(await read(answer)))
+                        told = spoken_of(object_of(await read(answer)))
+                        self._plain = form == "json"
+                        return told
                 except ModelError as error:
-                    if form == "json" or isinstance(error, AwayError):
+                    if form == forms[-1] or isinstance(error, AwayError):
                         raise
-                self._plain = True  # it takes no verbose_json
             raise AssertionError("unreachable")
 
         return await self._tried(attempt)
@@ -484,7 +514,7 @@ class Remote:
             token = secret_files.read(settings.token_file)
         except (OSError, ValueError) as error:
             raise AwayError(f"models.remote.token_file: {error}; remedy: a file that holds the token alone") from error
-        if not NAME.fullmatch(token):
+        if not TOKEN.fullmatch(token):
             raise AwayError(f"models.remote.token_file: {settings.token_file}: not one word of plain ASCII signs")
         return {"Authorization": f"Bearer {token}"}
 

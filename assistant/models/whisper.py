@@ -64,6 +64,7 @@ HOLLOW: Final = frozenset(
         "mbc 뉴스",
     }
 )
+LONGEST_SAID: Final = 1_200  # characters in 30 s: one and a half times what the fastest say
 HOLLOW_BELIEF: Final = -0.5  # average log-probability that such a text needs
 
 # Widely spoken languages that `base` reads passably; a choice, not a measurement of each (docs/adr/0005).
@@ -122,9 +123,9 @@ class Decoding:
 
 
 class Whisper:
-    """The recogniser. Load and call it in one thread; nothing in it is shared with another."""
+    """The recogniser. As many threads as `callers` may call it at once; the weights are there once."""
 
-    def __init__(self, folder: Path, settings: WhisperSettings | None = None) -> None:
+    def __init__(self, folder: Path, settings: WhisperSettings | None = None, callers: int = 1) -> None:
         """Load the model in `folder` and warm it up (about a second and a half). Raises `ModelError`."""
         from faster_whisper import WhisperModel  # noqa: PLC0415 (half a second: only where it is chosen)
 
@@ -138,6 +139,7 @@ class Whisper:
                 device="cpu",
                 compute_type=self._settings.compute_type,
                 cpu_threads=self._settings.threads,
+                num_workers=callers,
                 local_files_only=True,
             )
             self._tail = np.array(self._encode(np.zeros(0, np.float32), WINDOW))
@@ -326,7 +328,9 @@ def worth_another(decoding: Decoding, evidence: SpeechEvidence) -> bool:
 
 
 def loops(text: str) -> bool:
-    """Whether a text repeats itself as only a decoder does that missed its end."""
+    """Whether a text repeats itself as only a decoder does that missed its end, or is longer than anybody speaks."""
+    if len(text) > LONGEST_SAID:  # and the patterns below would take minutes, in which no other thread runs
+        return True
     folded = _folded(text)
     if re.search(r"(.{6,}?)( ?\1){2,}", folded) or re.fullmatch(r"(.{8,}?)( ?\1)+", folded):
         return True

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import zlib
+from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, Field
@@ -102,7 +104,7 @@ class Chat(BaseModel):
             texts = values["enum"]
         except (KeyError, TypeError, ValueError, AttributeError):
             texts, name = None, ""
-        good = isinstance(texts, list) and 0 < len(texts) <= CHOICES and all(isinstance(t, str) and t for t in texts)
+        good = isinstance(texts, list) and 0 < len(texts) <= CHOICES and all(map(_is_text, [name, *texts]))
         if wanted.get("type") != "json_schema" or not good:
             raise ApiError(
                 400,
@@ -111,6 +113,11 @@ class Chat(BaseModel):
                 "response_format",
             )
         return name, list(texts)
+
+
+def _is_text(value: object) -> bool:
+    """Whether it is a text that can be said; half a surrogate pair, which JSON can hold, is none."""
+    return isinstance(value, str) and 0 < len(value) <= TEXT_LIMIT and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def usage(answer: Answer) -> dict[str, int]:
@@ -124,7 +131,10 @@ def finish_of(answer: Answer) -> str:
 
 
 def transcription(heard: Heard, duration: float, *, words: bool) -> dict[str, Any]:
-    """The form verbose_json."""
+    """The form verbose_json, with all that typed clients insist on.
+
+    No text is told that our models take for silence, so `no_speech_prob` is 0.
+    """
     told: dict[str, Any] = {
         "task": "transcribe",
         "language": heard.language or "",
@@ -133,9 +143,14 @@ def transcription(heard: Heard, duration: float, *, words: bool) -> dict[str, An
         "segments": [
             {
                 "id": number,
+                "seek": round(segment.start * 100),
                 "start": round(segment.start, 3),
                 "end": round(segment.end, 3),
                 "text": segment.text,
+                "tokens": [],
+                "temperature": 0.0,
+                "compression_ratio": _compression(segment.text),
+                "no_speech_prob": 0.0,
                 "avg_logprob": segment.log_probability,
             }
             for number, segment in enumerate(heard.segments)
@@ -148,7 +163,13 @@ def transcription(heard: Heard, duration: float, *, words: bool) -> dict[str, An
     return told
 
 
-def tags(name: str, tagged: list[Tagged], duration: float) -> dict[str, Any]:
+def _compression(text: str) -> float:
+    """As Whisper has it: what repeats itself has more."""
+    content = text.encode("utf-8", "replace")
+    return round(len(content) / len(zlib.compress(content)), 3)
+
+
+def tags(name: str, tagged: Sequence[Tagged], duration: float) -> dict[str, Any]:
     """Labels over time, and the best score of each."""
     best: dict[str, float] = {}
     for window in tagged:

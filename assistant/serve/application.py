@@ -60,11 +60,13 @@ def build(engine: Engine, settings: ServeSettings, version: str) -> Guard:
         openapi_url="/v1/openapi.json",
         docs_url=None,  # they would load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
         responses={status: {"description": reason} for status, reason in REFUSED.items()},
     )
     app.add_exception_handler(ApiError, _told)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _missing)
+    app.add_exception_handler(Exception, _broken)
     began = int(time.time())
 
     @app.get("/health", summary="Whether requests can be sent here")
@@ -146,7 +148,8 @@ def build(engine: Engine, settings: ServeSettings, version: str) -> Guard:
             raise ApiError(400, f"{name}: {wrong['msg']}", "invalid_request", name) from None
         samples = await _unless_gone(request, _decoded(form.file, form.name, settings.longest))
         tagged = await _unless_gone(request, engine.tag(samples, top=options.top, threshold=options.threshold))
-        return JSONResponse(api.tags(name, list(tagged), seconds(len(samples))))
+        # Every score of ten minutes are 20 MB of text: others do not wait for that.
+        return await asyncio.to_thread(lambda: JSONResponse(api.tags(name, tagged, seconds(len(samples)))))
 
     return Guard(app, settings.secret(), settings.requests)
 
@@ -241,7 +244,8 @@ class _Chat:
     def piece(self, delta: dict[str, Any], finish: str | None = None) -> str:
         """An event of a stream."""
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        return _event({**self._head, "object": "chat.completion.chunk", "choices": [choice]})
+        used = {"usage": None} if self._with_usage else {}
+        return _event({**self._head, "object": "chat.completion.chunk", "choices": [choice], **used})
 
     def at_once(self, answer: Answer) -> list[str]:
         """A stream of an answer that is there already."""
@@ -399,4 +403,10 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
 
 async def _missing(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101
-    return JSONResponse(error_body(str(error.detail), error.status_code, "invalid_request"), error.status_code)
+    body = error_body(str(error.detail), error.status_code, "invalid_request")
+    return JSONResponse(body, error.status_code, headers=error.headers)
+
+
+async def _broken(_request: Request, _error: Exception) -> JSONResponse:
+    """A bug, whose traceback goes to the log."""
+    return JSONResponse(error_body("the server failed on this request", 500, "internal_error"), 500)

@@ -32,19 +32,22 @@ class Guard:
                 await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
+        body = RequestBody(scope, receive, BODY_LIMIT, "FLAC or less audio at once")
         refusal = self._refusal(scope, headers)
         if refusal is not None:
             self.refused += 1
+            await body.drain()
             await _refuse(send, *refusal)
             return
-        body = RequestBody(receive, BODY_LIMIT, "FLAC or less audio at once")
         started = False
 
         async def noticed(message: Message) -> None:
             nonlocal started
             if body.problem is not None and not started:
                 return  # the application makes something else of it
-            started = started or message["type"] == "http.response.start"
+            if not started:
+                started = True
+                await body.drain()  # of what is refused unread: no such path
             await send(message)
 
         self.running += 1
@@ -91,8 +94,10 @@ def error_body(message: str, status: int, code: str, param: str | None = None) -
 
 
 async def _refuse(send: Send, status: int, reason: str, code: str) -> None:
-    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    content = json.dumps(error_body(reason, status, code)).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
+    headers += [(b"connection", b"close")]
     headers += [(b"retry-after", b"1")] if status == 503 else []
     headers += [(b"www-authenticate", b"Bearer")] if status == 401 else []
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps(error_body(reason, status, code)).encode()})
+    await send({"type": "http.response.body", "body": content})

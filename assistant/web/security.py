@@ -139,13 +139,15 @@ class Guard:
         refusal = self._refusal(scope, headers)
         if refusal is not None:
             self.refused += 1
+            if scope["type"] == "http":
+                await RequestBody(scope, receive, UPLOAD_LIMIT, "").drain()
             await _refuse(scope, receive, send, *refusal)
             return
         if scope["type"] == "websocket":
             await self._app(scope, receive, send)
             return
         plain = headers.get(b"content-type", b"").split(b";")[0].strip() in {b"", b"application/json"}
-        body = RequestBody(receive, JSON_LIMIT if plain else UPLOAD_LIMIT, "send less at once")
+        body = RequestBody(scope, receive, JSON_LIMIT if plain else UPLOAD_LIMIT, "send less at once")
         started = False
 
         async def marked(message: Message) -> None:
@@ -154,6 +156,7 @@ class Guard:
                 return  # the application makes something else of it
             if message["type"] == "http.response.start":
                 started = True
+                await body.drain()  # of what is refused unread: no such path
                 own = {name for name, _ in message["headers"]}
                 message["headers"] = [*message["headers"], *(pair for pair in HEADERS if pair[0] not in own)]
                 if scope["path"].startswith("/api/") and b"cache-control" not in own:
@@ -166,7 +169,6 @@ class Guard:
             log.debug("web: %s was given up: %s", ascii(scope["path"]), body.problem)
         problem, body.problem = body.problem, None
         if problem is not None and not started:
-            await body.drain()
             await _refuse(scope, receive, marked, problem.status, str(problem))
 
     def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str] | None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from assistant.models.audio_llm import AudioLLMSettings, Message, Prompt, Stop
 from assistant.models.batching import Asker, Batched, GivenUpError, asking_for
 from assistant.models.decoding import Request
 from assistant.models.qwen_audio.llm import QwenAudio
+from assistant.models.slots import Slots
 
 TEXTS = ["hello", "what is it?", "sing", "count to ten", "why?"]
 
@@ -171,6 +173,64 @@ def test_out_of_memory_beside_others_means_waiting_for_them(
         loaded.decoding.join = join  # type: ignore[method-assign]
     assert loaded.decoding.rows == 2
     assert "memory does not suffice for 8 answers at once; from now on 2" in caplog.text
+
+
+def test_an_answer_that_is_let_in_anew_says_nothing_twice(
+    batched: Batched, loaded: QwenAudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory gives out once the prompt was computed, where its keys and values get their slot."""
+    expected = [loaded.answer([ask(text)], max_new_tokens=9)[0] for text in TEXTS[:2]]
+    put, refused = Slots.put, []
+
+    def tight(slots: Slots, *arguments: Any) -> None:
+        if slots.lengths and not refused:
+            refused.append(True)
+            raise MemoryError("CUDA out of memory")
+        put(slots, *arguments)
+
+    monkeypatch.setattr(Slots, "put", tight)
+    pieces = ["", ""]
+
+    def stream(number: int, piece: str) -> None:
+        pieces[number] += piece
+
+    assert batched.answer([ask(text) for text in TEXTS[:2]], max_new_tokens=9, stream=stream) == expected
+    assert refused
+    assert pieces == [answer.text for answer in expected]
+
+
+def test_memory_that_gives_out_for_one_alone_is_not_held_by_beginnings(
+    batched: Batched, loaded: QwenAudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = loaded.answer([ask("sing")], max_new_tokens=5)
+    assert loaded.decoding.prefixes.tokens
+    put = Slots.put
+
+    def tight(slots: Slots, *arguments: Any) -> None:
+        if len(loaded.decoding.prefixes._kept) > 1:
+            raise MemoryError("CUDA out of memory")
+        put(slots, *arguments)
+
+    monkeypatch.setattr(Slots, "put", tight)
+    with pytest.raises(MemoryError):
+        batched.answer([ask("hello")], max_new_tokens=5)
+    assert batched.answer([ask("sing")], max_new_tokens=5) == expected
+
+
+def test_a_bug_between_two_tokens_leaves_nobody_waiting(
+    batched: Batched, loaded: QwenAudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = loaded.answer([ask("sing")], max_new_tokens=5)
+
+    def broken(*_arguments: Any) -> bool:
+        raise ZeroDivisionError("a bug")
+
+    with monkeypatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setattr(loaded.decoding, "fits", broken)
+        for each in [pool.submit(batched.answer, [ask(text)], max_new_tokens=50) for text in TEXTS[:2]]:
+            with pytest.raises(ZeroDivisionError):
+                each.result(30)
+    assert batched.answer([ask("sing")], max_new_tokens=5) == expected
 
 
 def test_a_step_that_memory_does_not_suffice_for_is_tried_once_more(batched: Batched, loaded: QwenAudio) -> None:

@@ -28,6 +28,7 @@ from assistant.models import remote as module
 from assistant.models.audio_llm import Answer, AwayError, Message, Prompt, Stop
 from assistant.models.remote import Remote, RemoteSettings
 from assistant.models.remote_recogniser import RemoteRecogniser, code_of
+from assistant.models.whisper import loops
 
 Handler = Callable[[asyncio.StreamWriter], Awaitable[None]]
 SECRET = "geheim-4711-geheim"
@@ -449,6 +450,7 @@ async def test_a_server_must_prove_who_it_is(host: str, ca: str | None, message:
     ("listed", "settings", "model", "transcriber"),
     [
         (models("only"), {}, "only", None),
+        (models("/models/Qwen 2.5 Omni.gguf"), {}, "/models/Qwen 2.5 Omni.gguf", None),  # llama.cpp's are paths
         (models(w=["transcription"], q=["chat", "transcription"], y=["tags"]), {}, "q", "w"),
         (models("a", "b"), {"model": "b"}, "b", None),
         (models("a", "b"), {"transcription_model": "a"}, None, "a"),
@@ -516,6 +518,77 @@ async def test_a_server_without_verbose_json_is_asked_plainly():
     transcript = await recognised(server, languages=("ja",))
     assert (transcript.text, transcript.language, transcript.score) == ("Hello there.", "ja", None)
     assert b'name="language"\r\n\r\nja' in server.requests[0][2]
+
+
+async def test_one_refusal_says_nothing_about_verbose_json():
+    refused = reply({"error": {"code": "x"}}, 400)
+    told = reply({"text": "Hello there.", "segments": [{"avg_logprob": -0.2}]})
+    server = Server(transcriptions=[refused, refused, told])
+    async with serving(server):
+        with client(server.port, transcription_model="w") as made:
+            with pytest.raises(ModelError, match="HTTP 400"):
+                await asyncio.to_thread(made.transcribe, CLIP)
+            said = await asyncio.to_thread(made.transcribe, CLIP)
+    assert said.log_probability == -0.2
+    assert b"verbose_json" in server.requests[2][2]
+
+
+def test_texts_without_end_are_not_looked_through():
+    """The search for loops takes minutes for them, and holds all other threads."""
+    long = "".join(chr(97 + (i * i + i // 7) % 26) for i in range(4_000_000))
+    spoken = openai_api.spoken_of({"text": f"a\n b \ud800{long}", "language": long})
+    assert spoken.text.startswith("a b \ufffd")
+    assert len(spoken.text) <= 10_000
+    assert len(spoken.language or "") <= 40
+    assert loops(spoken.text)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_an_answer_that_goes_on_beyond_what_was_asked_for_is_cut(streams: bool):
+    server = Server(completions=[streamed(*["x" * 5_000] * 8) if streams else said("x" * 40_000)])
+    async with serving(server):
+        with client(server.port) as made:
+            answer = await asked(made, max_new_tokens=20, stream=(lambda _i, _piece: None) if streams else None)
+    assert answer.stop is Stop.LENGTH
+    assert len(answer.text) < 10_000
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_halves_of_characters_do_not_get_in(streams: bool):
+    text = json.loads('"a\\u001b\\u0000 \\ud83d\\ude00 \\ud800"')
+    server = Server(completions=[streamed(text) if streams else said(text)])
+    async with serving(server):
+        with client(server.port) as made:
+            answer = await asked(made, stream=(lambda _i, _piece: None) if streams else None)
+    assert answer.text == "a \U0001f600 \ufffd"
+
+
+async def test_a_server_that_knows_no_input_audio_gets_an_address():
+    """SGLang before August 2026."""
+    refused = reply({"error": {"code": 400}}, 400)
+    server = Server(completions=[refused, said("hello"), said("again"), refused])
+    async with serving(server):
+        with client(server.port) as made:
+            assert (await asked(made)).text == "hello"
+            assert (await asked(made)).text == "again"
+            with pytest.raises(ModelError, match="HTTP 400"):
+                await asked(made)
+    kinds = [[part["type"] for part in json.loads(body)["messages"][1]["content"]] for _, _, body in server.requests]
+    assert kinds == [["input_audio", "text", "input_audio"], *[["audio_url", "text", "audio_url"]] * 3]
+    url = json.loads(server.requests[1][2])["messages"][1]["content"][0]["audio_url"]["url"]
+    assert url.startswith("data:audio/wav;base64,UklGR")
+
+
+async def test_a_refusal_of_both_forms_is_the_request_s_own():
+    refused = reply({"error": {"code": "first"}}, 400)
+    other = reply({"error": {"code": "second"}}, 400)
+    server = Server(completions=[refused, other, said("hello")])
+    async with serving(server):
+        with client(server.port) as made:
+            with pytest.raises(ModelError, match="first"):
+                await asked(made)
+            assert (await asked(made)).text == "hello"
+    assert json.loads(server.requests[2][2])["messages"][1]["content"][0]["type"] == "input_audio"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import threading
 import wave
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,16 @@ def test_it_may_be_called_from_another_thread(whisper: Whisper, sentence: np.nda
     thread.join(60)
     assert found
     assert "lazy dog" in found[0].text.lower()
+
+
+@needs_espeak
+def test_several_threads_may_call_it_at_once(whisper_tiny_en_path: Path, sentence: np.ndarray) -> None:
+    several = Whisper(whisper_tiny_en_path, WhisperSettings(model="tiny.en", word_times=True), callers=2)
+    assert several._model.model.num_workers == 2
+    clips = [sentence, sentence[:20_000], scaled(sentence, -40.0), sentence[10_000:]] * 2
+    alone = [several.transcribe(clip, SPEECH) for clip in clips[:4]] * 2
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda clip: several.transcribe(clip, SPEECH), clips)) == alone
 
 
 @needs_espeak

@@ -13,6 +13,7 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+from openai.types.audio import TranscriptionSegment
 from pydantic import SecretStr
 
 from assistant import request_body
@@ -163,6 +164,7 @@ async def test_a_streamed_answer(engine: Scripted):
     assert [c["delta"].get("content") for e in told for c in e["choices"]] == ["", "H", "ë", "y", None]
     assert told[-2]["choices"][0]["finish_reason"] == "stop"
     assert told[-1]["usage"]["completion_tokens"] == 3
+    assert all(event["usage"] is None for event in told[:-1])
 
 
 async def test_choices_of_a_schema(engine: Scripted):
@@ -212,6 +214,34 @@ async def test_a_body_that_is_no_conversation_is_told(engine: Scripted, body: by
     assert answer.json()["error"]["message"].startswith("body: ")
 
 
+async def test_texts_that_cannot_be_said_are_told(engine: Scripted):
+    """JSON can hold half a surrogate pair, which nothing else can."""
+    half = json.loads('"\\ud800"')
+
+    def choosing(name: object, *values: object) -> bytes:
+        schema = {"type": "object", "properties": {name: {"enum": values}}}
+        wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        return json.dumps(said("x", response_format=wanted)).encode()
+
+    headers = {"content-type": "application/json"}
+    async with api(engine) as client:
+        for content in (choosing("a", half), choosing(half, "yes"), choosing("a", "y" * 40_000)):
+            answer = await client.post(CHAT, content=content, headers=headers)
+            assert problem(answer) == (400, "unsupported_parameter")
+        content = json.dumps(said(half)).encode()
+        assert problem(await client.post(CHAT, content=content, headers=headers)) == (400, "invalid_request")
+    assert not engine.asked
+
+
+async def test_a_bug_is_told_as_any_error(engine: Scripted, caplog: pytest.LogCaptureFixture):
+    engine.error = ZeroDivisionError("a bug")  # type: ignore[assignment]
+    async with api(engine) as client:
+        assert problem(await client.post(CHAT, json=said("x"))) == (500, "internal_error")
+        engine.error = None
+        assert (await client.post(CHAT, json=said("x"))).status_code == 200
+    assert "ZeroDivisionError" in caplog.text
+
+
 async def test_transcriptions_in_three_forms(engine: Scripted):
     async with api(engine) as client:
 
@@ -236,7 +266,10 @@ async def test_transcriptions_in_three_forms(engine: Scripted):
         )
         assert problem(broken)[0] == 400
     assert (verbose["language"], verbose["duration"], verbose["text"]) == ("en", 1.0, "hello")
-    assert verbose["segments"][0]["avg_logprob"] == -0.1
+    segment = verbose["segments"][0]
+    assert segment["avg_logprob"] == -0.1
+    assert set(segment) == set(TranscriptionSegment.model_fields)  # all that typed clients insist on
+    TranscriptionSegment.model_validate(segment, strict=True)
     assert verbose["words"] == [{"word": "hello", "start": 0.1, "end": 0.4}]
     samples, options = engine.heard[-1]
     assert len(samples) == SAMPLE_RATE
@@ -282,6 +315,25 @@ async def test_a_token_is_asked_for(engine: Scripted):
         right = await client.post(CHAT, json=said("x"), headers={"authorization": f"bearer {TOKEN}"})
         assert right.status_code == 200
     assert len(engine.asked) == 1
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/nowhere"])
+async def test_who_is_refused_with_much_to_send_is_told(engine: Scripted, path: str):
+    """A connection that is closed over what was not read loses the answer."""
+    token = TOKEN if path != CHAT else "wrong"
+    async with api(engine, token=SecretStr(TOKEN)) as client:
+        port = client.base_url.port
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        size = 20_000_000
+        head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\nContent-Length: {size}\r\n"
+        writer.write(head.encode() + b"Connection: close\r\n\r\n" + b"x" * size)
+        await writer.drain()
+        answer = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 401 " if path == CHAT else b"HTTP/1.1 404 ")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"content-length: %d" % len(body) in head.lower()
+    assert json.loads(body)["error"]["message"]
 
 
 async def test_pages_of_browsers_may_not_ask(engine: Scripted):

@@ -11,9 +11,8 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from assistant.errors import ModelError
 from assistant.events import Samples
-from assistant.models.audio_llm import Message
+from assistant.models.audio_llm import Message, PromptError
 from assistant.models.qwen_audio.mel import audio_tokens, mel_frames
 from assistant.models.qwen_audio.tokenizer import STAMPS, QwenAudioTokenizer
 
@@ -68,7 +67,7 @@ def chat_row(
 
     The system prompt (`SYSTEM` without one) and the last question are always kept. Turns before it are taken from the
     newest on, while system prompt and turns stay under `max_window_size` tokens; the first that does not fit ends it.
-    Special tokens in texts are read only if `allowed` names them, and the time stamps of replies. Raises `ModelError`
+    Special tokens in texts are read only if `allowed` names them, and the time stamps of replies. Raises `PromptError`
     for messages in an impossible order.
     """
 
@@ -82,7 +81,7 @@ def chat_row(
     line = Row(tokenizer.encode("\n"))
     system, turns = _turns(messages)
     if add_generation_prompt and len(turns[-1]) > 1:
-        raise ModelError(
+        raise PromptError(
             "the last message is the assistant's; remedy: end with the user's, or add_generation_prompt=False"
         )
     start = said(system)
@@ -111,14 +110,14 @@ def _turns(messages: Sequence[Message]) -> tuple[Message, list[list[Message]]]:
             turns.append([message])
         elif message.role == "assistant" and turns and len(turns[-1]) == 1:
             if not all(isinstance(part, str) for part in message.content):
-                raise ModelError(f"message {number}: a reply of the assistant holds no audio")
+                raise PromptError(f"message {number}: a reply of the assistant holds no audio")
             turns[-1].append(message)
         else:
-            raise ModelError(
+            raise PromptError(
                 f"message {number} is the {message.role}'s: a system prompt comes first, a reply after a user's message"
             )
     if not turns:
-        raise ModelError("the conversation has no message of the user")
+        raise PromptError("the conversation has no message of the user")
     return system, turns
 
 

@@ -15,7 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from assistant.errors import ModelError
 from assistant.models import packing
-from assistant.models.audio_llm import Answer, AudioLLMSettings, Prompt
+from assistant.models.audio_llm import Answer, AudioLLMSettings, Prompt, PromptError
 from assistant.models.decoding import Decoding, Request, recorded
 from assistant.models.generation import Choices, Said
 from assistant.models.placement import Placement, memory_for_answers, place
@@ -113,7 +113,7 @@ class QwenAudio:
         """A prompt as `decoding` takes it, made in any thread. Raises `ModelError` for one that cannot be taken."""
         row = self._row(prompt)
         if not row.ids:
-            raise ModelError("there is no text to answer")
+            raise PromptError("there is no text to answer")
         tokenizer = self._processor.tokenizer
         texts = None if choices is None else Choices({choice: tokenizer.encode(choice) for choice in choices})
         config = self._model.config
