@@ -54,20 +54,20 @@ fix: .venv/all
 # RIVAL is the Python of a virtual environment with wyoming-faster-whisper. About an hour with both; results: benchmarks/RESULTS.md.
 bench: .venv/all
 	@.venv/bin/kikimimi models pull yamnet whisper-base whisper-tiny.en >/dev/null
-	@models=$$(.venv/bin/python -c 'from assistant.models import store; print(store.root())') && set -ex && \
-	run() { .venv/bin/python benchmarks/"$$@"; } && \
+	@set -e; models=$$(.venv/bin/python -c 'from assistant.models import store; print(store.root())'); set -x; \
+	run() { .venv/bin/python benchmarks/"$$@"; }; \
 	if [ -n "$(AUDIO)" ]; then \
 		run sounds.py "$(AUDIO)" "$$models/yamnet/yamnet.tflite"; \
 		run frigate_loop.py "$(AUDIO)" "$$models/yamnet/yamnet.tflite"; \
 		run speech.py "$(AUDIO)" --yamnet "$$models/yamnet/yamnet.tflite" --whisper "base=$$models/whisper-base"; \
 		run cadence.py "$(AUDIO)"/long/*.flac --clips "$(AUDIO)/clips"; \
 		if [ -n "$(RIVAL)" ]; then run wyoming_whisper.py "$(AUDIO)" --rival "$(RIVAL)"; fi; \
-	fi && \
-	run endpointing.py $(if $(AUDIO),--audio "$(AUDIO)") && \
-	run daemon.py && \
-	for case in always tenth quiet; do run rooms.py $(AUDIO) --case $$case --search 20 600; done && \
-	run traffic.py && run brokers.py && run simulate.py && \
-	run qwen_audio.py && run qwen_batch.py && run roofline.py
+	fi; \
+	run endpointing.py $(if $(AUDIO),--audio "$(AUDIO)"); \
+	run daemon.py; \
+	for case in always tenth quiet; do run rooms.py $(if $(AUDIO),"$(AUDIO)") --case $$case --search 20 600; done; \
+	run traffic.py; run brokers.py; run simulate.py; \
+	run qwen_audio.py; run qwen_batch.py; run roofline.py
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 to 3.14 was not found; remedy: sudo apt-get install python3 python3-venv" >&2; exit 1; }

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from assistant import __version__
 from assistant.config import Config, load
 from assistant.errors import AssistantError, ConfigurationError, ModelError
-from assistant.serving import NOTHING, House, at, loaded
+from assistant.serving import NOTHING, House, at, loaded, opened
 
 if TYPE_CHECKING:
     from assistant.serve.guard import Guard
@@ -112,7 +112,8 @@ async def serve_replicas(
     """Serve until `stopping`; whenever `reloading`, replace the replicas by those of the configuration `again()`.
 
     `take_signals` is called once Ray, which takes them for itself, has started.
-    Raises `ConfigurationError` without the extra, `ModelError` when the replicas do not come up.
+    Raises `ConfigurationError` without the extra, `AssistantError` for a port that is taken, `ModelError` when the
+    replicas do not come up.
     """
     if importlib.util.find_spec("ray") is None:
         raise ConfigurationError(
@@ -124,6 +125,10 @@ async def serve_replicas(
     # Ray lets its workers compute behind every other program (15): a replica that came back waited for all of them.
     os.environ.setdefault("RAY_worker_niceness", "0")
     config.serve.secret()
+    if "RAY_ADDRESS" not in os.environ:
+        if config.serve.port == 0:
+            raise ConfigurationError("serve.port: 0 is for one process; remedy: name a port, or --replicas 1")
+        opened(config.serve.host, config.serve.port).close()  # Ray would tell in a log of its own that it cannot
     await asyncio.to_thread(_start, config)
     take_signals()
     try:

@@ -285,7 +285,7 @@ async def serve(config: Config, stopping: asyncio.Event) -> None:
         server = Server(
             build(house, settings, __version__), connections=CONNECTIONS, head_within=HEAD_WITHIN, stop=STOP
         )
-        with _opened(settings.host, settings.port) as sock:
+        with opened(settings.host, settings.port) as sock:
             port = sock.getsockname()[1]
             names = ", ".join(served.name for served in house.served())
             serving = asyncio.create_task(
@@ -300,7 +300,7 @@ async def serve(config: Config, stopping: asyncio.Event) -> None:
                 await serving
 
 
-def _opened(host: str, port: int) -> socket.socket:
+def opened(host: str, port: int) -> socket.socket:
     """A socket that listens. Raises `AssistantError`."""
     try:
         sock = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)

@@ -7,6 +7,7 @@ import importlib.util
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,8 +22,9 @@ from outputs.brokers import free_port
 
 from assistant import clustering
 from assistant.config import Config
-from assistant.errors import ConfigurationError
+from assistant.errors import AssistantError
 from assistant.events import SAMPLE_RATE
+from assistant.serve.settings import ServeSettings
 from assistant.synthesis import t3
 
 TOKEN = "a-token-of-the-tests"
@@ -30,7 +32,7 @@ LONG = 240.0  # seconds for replicas to come up, on a busy machine
 
 
 async def refused(config: Config) -> str:
-    with pytest.raises(ConfigurationError) as raised:
+    with pytest.raises(AssistantError) as raised:
         await clustering.serve_replicas(config, asyncio.Event(), asyncio.Event(), lambda: config, lambda: None)
     return str(raised.value)
 
@@ -43,6 +45,14 @@ async def test_without_the_extra_that_is_told(monkeypatch: pytest.MonkeyPatch) -
 async def test_a_profile_that_has_no_models_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: object())
     assert "nothing to serve" in await refused(Config(profile="remote"))
+
+
+async def test_a_port_that_cannot_be_had_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: object())
+    assert "serve.port" in await refused(Config(serve=ServeSettings(port=0)))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"127.0.0.1:{port} cannot be opened" in await refused(Config(serve=ServeSettings(port=port)))
 
 
 def replicas(mark: str) -> set[int]:

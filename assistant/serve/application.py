@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.types import Receive, Scope, Send
 from ulid import ULID
 
 from assistant.audio.recording import decoded
@@ -279,21 +280,32 @@ async def _streaming(request: Request, engine: Engine, prompt: Prompt, most: int
 
     async def events() -> AsyncIterator[str]:
         piece: str | None = first
+        yield begun.piece({"role": "assistant", "content": ""})
+        while piece is not None:
+            yield begun.piece({"content": piece})
+            piece = await pieces.get()
         try:
-            yield begun.piece({"role": "assistant", "content": ""})
-            while piece is not None:
-                yield begun.piece({"content": piece})
-                piece = await pieces.get()
-            try:
-                last = begun.end(task.result())
-            except ApiError as error:
-                last = [_event(error_body(str(error), error.status, error.code))]
-            for event in last:
-                yield event
-        finally:
-            task.cancel()  # the client has gone
+            last = begun.end(task.result())
+        except ApiError as error:
+            last = [_event(error_body(str(error), error.status, error.code))]
+        for event in last:
+            yield event
 
-    return StreamingResponse(events(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+    return _Streamed(events(), task)
+
+
+class _Streamed(StreamingResponse):
+    """A stream of an answer, which is given up when the client goes, even before the first event."""
+
+    def __init__(self, events: AsyncIterator[str], answer: asyncio.Task[Answer]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._answer.cancel()
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:

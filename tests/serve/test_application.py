@@ -433,3 +433,26 @@ async def test_nobody_works_for_a_client_that_has_gone(engine: Scripted, path: s
         assert not engine.cancelled.is_set()
         asking.cancel()
         await asyncio.wait_for(engine.cancelled.wait(), 5)
+
+
+async def test_nobody_works_for_a_client_that_goes_as_the_stream_begins(engine: Scripted):
+    engine.hold = asyncio.Event()
+    served = build(engine, ServeSettings(), "0.0")
+    asked = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            return {"type": "http.request", "body": json.dumps(said("x", stream=True)).encode(), "more_body": False}
+        if asked <= 3:  # while the question is read and the first piece is waited for
+            await asyncio.Event().wait()
+        return {"type": "http.disconnect"}
+
+    async def send(_message: Any) -> None:
+        await asyncio.sleep(0.01)  # its peer is slow
+
+    scope = {"type": "http", "method": "POST", "path": CHAT, "raw_path": CHAT.encode(), "query_string": b""}
+    headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
+    await asyncio.wait_for(served({**scope, "headers": headers, "asgi": {"version": "3.0"}}, receive, send), 10)
+    await asyncio.wait_for(engine.cancelled.wait(), 5)
