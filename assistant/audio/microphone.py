@@ -117,7 +117,10 @@ async def _within(patience: float, held: Channel[Block]) -> Block:
 
 
 class _Capture:
-    """The PortAudio stream and its callback, which only copies, looks how loud it is and hands over, several blocks at once if it may."""
+    """The PortAudio stream and its callback, which only copies, looks how loud it is and hands over.
+
+    Several blocks at once if it may.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, held: Channel[Block], pace: Pace) -> None:
         self.overflows = 0
