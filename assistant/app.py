@@ -616,6 +616,7 @@ class Daemon:
             None if room.wake is Wake.NONE else self._wake_words(),
             self._arbiter,
             understand=self._handler.understand,
+            settled=self._handler.settled,
             handle=self._handler.handle,
             hush=lambda: self._speaking is not None and self._speaking.hush(room.id),
             turns=source if isinstance(source, Turns) else None,

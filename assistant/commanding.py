@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from assistant.attention import Wake
 from assistant.events import Chunk, Cut, Event, Intent, Utterance
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from assistant.voices.voice import Spoken
 
 log = logging.getLogger(__name__)
+
+# Of the silence that ends an utterance (docs/adr/0017):
+SETTLED = 2 / 3  # is enough after a command that nothing can change which may follow
+UNFINISHED = 1.5  # is waited for after what is no command yet
 
 
 @runtime_checkable
@@ -72,17 +77,22 @@ class RoomCommands:
         arbiter: Arbiter,
         *,
         understand: Callable[[str, str | None, str], Awaitable[Intent | NotUnderstood]],
+        settled: Callable[[str, str | None, str], Awaitable[bool]],
         handle: Callable[[Event, Intent | NotUnderstood, Address], None],
         hush: Callable[[], bool],
         turns: Turns | None = None,
     ) -> None:
-        """`understand` is given text, language and room; `handle` does what was meant; `hush` silences the room."""
+        """`understand` and `settled` are given text, language and room: what it means, and whether that is certain.
+
+        `handle` does what was meant; `hush` silences the room.
+        """
         self.attention = attention
         self.woken = 0  # wake words heard
         self._room = room
         self._wakewords = wakewords
         self._arbiter = arbiter
         self._understand = understand
+        self._settled = settled
         self._handle = handle
         self._hush = hush
         self._turns = turns
@@ -146,12 +156,24 @@ class RoomCommands:
         address = self.attention.foresee(utterance.start, utterance.end, silence=utterance.silence)
         return None if address is None else address.start
 
-    async def complete(self, text: str, language: str | None) -> bool:
-        """Whether `text` is a whole command that need not wait for the speaker's longer silence.
+    @property
+    def patient(self) -> bool:
+        """Whether the speaker of half a sentence is waited for: one who speaks to the house, and to this room only.
 
-        Where several rooms may hear one utterance they have to end it alike, so that the best of them acts.
+        Rooms that may hear one utterance have to end it alike, so that the best of them acts.
         """
-        return self._arbiter.alone() and isinstance(await self._understand(text, language, self._room), Intent)
+        return self._arbiter.alone() and self.attention.mode is not Wake.NONE
+
+    async def patience(self, text: str, language: str | None) -> float:
+        """How much of the silence that ends an utterance its speaker needs after `text`: 1 is all of it."""
+        if not self._arbiter.alone():
+            return 1.0
+        if await self._settled(text, language, self._room):
+            return SETTLED
+        if not self.patient:
+            return 1.0
+        meaning = await self._understand(text, language, self._room)
+        return 1.0 if isinstance(meaning, Intent) or meaning.matched else UNFINISHED
 
     async def understand(self, addressed: Addressed, event: Event) -> Event:
         """The event of the utterance with its intent, if it has one and this room is the one that acts."""

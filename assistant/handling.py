@@ -71,6 +71,11 @@ class Handler:
             log.exception("a command could not be understood")
             return NotUnderstood("internal error", matched=True)
 
+    async def settled(self, text: str, language: str | None, room: str | None) -> bool:
+        """Whether `text` is a command whose meaning nothing can change that its speaker may add."""
+        known = language if language is not None and language_of(language) is not None else None
+        return await asyncio.to_thread(self._intents.settled, text, language=known, area=room)
+
     def handle(self, event: Event, meaning: Intent | NotUnderstood, address: Address) -> None:
         """Do what was meant, or ask the audio language model what it may have been, or say that it was nothing.
 

@@ -22,6 +22,7 @@ from assistant.grammar import LONGEST, Grammar, language_of, scale_of, simplifie
 
 if TYPE_CHECKING:
     from hassil.intents import SlotList
+    from hassil.models import MatchEntity
     from hassil.recognize import RecognizeResult
 
 __all__ = ["ACTIONS", "DeviceList", "DeviceSettings", "Intents", "NotUnderstood", "Target"]
@@ -84,6 +85,7 @@ HOTTEST_CELSIUS: Final = 60  # a device that can be set to more counts in Fahren
 _PERCENT: Final = frozenset({"brightness", "position", "speed", "volume"})
 _EVERYWHERE: Final = frozenset({"light_all", "lights_all", "fan_all", "fans_all"})
 _ONE_OF_A_HOUSE: Final = frozenset({"garage", "gate"})  # where there is one, it is meant from every room
+_PLACE_FIRST: Final = frozenset({"ja", "ko", "zh"})  # languages that name the place before what shall happen there
 _ANSWERED: Final = frozenset({"HassGetCurrentTime", "HassGetCurrentDate", "HassNevermind", "HassRespond"})
 _KEPT_BY: Final[Mapping[str, str]] = {  # what has to be configured, without a topic, for others to do it
     "HassListAddItem": "todo",
@@ -231,6 +233,39 @@ class Intents:
             if refusal is None or (outcome.matched and not refusal.matched):
                 refusal = outcome
         return refusal or NotUnderstood("no language of this house is written like this")
+
+    def settled(self, text: str, *, language: str | None = None, area: str | None = None) -> bool:
+        """Whether `text` is a command that means the same whatever the speaker adds.
+
+        It names what it is about: "turn off the lights" may go on with "in the living room". A number at its end may
+        go on ("set the heating to twenty"), a name that begins another one too, and free words (a song) always may.
+        """
+        meaning = self.understand(text, language=language, area=area)
+        if not isinstance(meaning, Intent) or meaning.free:
+            return False
+        if meaning.name in _ANSWERED:
+            return True
+        if meaning.language not in _PLACE_FIRST and not self._placed(text, meaning):
+            return False
+        grammar = self._grammar(self._own(meaning.language or self.languages[0]))
+        plain = grammar.plain(text, self._names).casefold()
+        readings = self._results(grammar, plain, area) or self._results(grammar, plain, _NOWHERE)
+        return not any(self._may_go_on(entity, plain) for entity in readings[0].entities.values())
+
+    def _may_go_on(self, entity: MatchEntity, plain: str) -> bool:
+        """Whether a plain text ends in a number, or in a name with which another name begins."""
+        said = (entity.text or "").strip().casefold()
+        if not said or not plain.endswith(said):
+            return False
+        number = entity.name not in {"name", "area"} and isinstance(entity.value, int | float)
+        return number or any(name.casefold().startswith(f"{said} ") for name in self._names)
+
+    def _placed(self, text: str, meaning: Intent) -> bool:
+        """Whether `text` names a thing or a room, and means the same wherever it is heard."""
+        nowhere = self.understand(text, language=meaning.language)
+        if not isinstance(nowhere, Intent) or nowhere.publish != meaning.publish:
+            return False
+        return bool(nowhere.slots.get("name") or nowhere.slots.get("area"))
 
     def _likely(self, text: str) -> tuple[str, ...]:
         """The languages of the house that write like this."""

@@ -502,6 +502,7 @@ class Pipeline:
             begin=partial(self._foresee, commands),
             foresee=commands.foresee,
             busy=lambda: not thread.idle or len(self.utterances) > 0,
+            patient=lambda: commands.patient,
         )
 
     async def _foresee(self, commands: RoomCommands, utterance: Utterance, start: int) -> Foreseen | None:
@@ -512,7 +513,7 @@ class Pipeline:
             if found is None or not found[1].text:
                 return None
             model, transcript = found
-            return Foreseen(model, transcript, await commands.complete(transcript.text, transcript.language))
+            return Foreseen(model, transcript, await commands.patience(transcript.text, transcript.language))
         except Exception:  # the utterance is recognised again at its end; what happens then is counted and told
             log.debug("%s: recognition ahead of time failed", self._name, exc_info=True)
             return None

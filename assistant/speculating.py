@@ -2,7 +2,8 @@
 
 The end of an utterance is declared after a long silence (`hangover`). Recognising what was said in the short pause that
 each such silence begins with makes its text ready by then. Whoever goes on speaking makes it worthless: it is dropped
-and the utterance is recognised at its end as ever. A text that is a whole command ends the utterance sooner.
+and the utterance is recognised at its end as ever. A text that is a whole command ends the utterance sooner, and
+half a sentence later.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from assistant.events import SAMPLE_RATE, Cut, Transcript, Utterance
 from assistant.segment.speech import Speech
 
 PAUSE: Final = SAMPLE_RATE // 5  # samples of silence after which the end is suspected
-COMPLETE: Final = 2 / 3  # of the hangover is silence enough after a whole command
+PENDING: Final = 1.5  # of the hangover: until then an end waits for a guess, without which nothing can be told anyway
 LONGEST: Final = 6 * SAMPLE_RATE  # samples: longer utterances are no commands and take longer to recognise
 
 
@@ -27,7 +28,7 @@ class Foreseen:
 
     model: str  # that recognised it
     transcript: Transcript
-    complete: bool  # a whole command: the speaker need not be waited for
+    patience: float  # how much of the hangover the speaker is waited for: 1 is all of it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,16 +52,19 @@ class Speculation:
         begin: Callable[[Utterance, int], Coroutine[Any, Any, Foreseen | None]],
         foresee: Callable[[Utterance], int | None],
         busy: Callable[[], bool],
+        patient: Callable[[], bool],
     ) -> None:
         """`hangover`: seconds. `counts` is told what was kept, dropped and, while the recogniser was `busy`, skipped.
 
-        `begin` recognises an utterance from a position on; `foresee` tells that position, None where nobody waits.
+        `begin` recognises an utterance from a position on; `foresee` tells that position, None where nobody waits;
+        `patient`: an end may wait for its guess.
         """
         self._counts = counts
         self._begin = begin
         self._foresee = foresee
         self._busy = busy
-        self._enough = COMPLETE * hangover * SAMPLE_RATE
+        self._patient = patient
+        self._hangover = hangover * SAMPLE_RATE
         self._guess: Guess | None = None
         self._looked: int | None = None  # where the pause begins that was considered last
 
@@ -76,10 +80,12 @@ class Speculation:
                 self._looked = pause[0]
                 self._start(speech, pause[0])
             return False
-        if pause[1] < self._enough or not self._guess.task.done():
+        if not self._guess.task.done():
+            speech.patience = PENDING if self._patient() else 1.0
             return False
         foreseen = self._guess.task.result()
-        return foreseen is not None and foreseen.complete
+        speech.patience = 1.0 if foreseen is None else foreseen.patience
+        return pause[1] >= speech.patience * self._hangover
 
     def _start(self, speech: Speech, pause: int) -> None:
         utterance = speech.so_far()

@@ -93,10 +93,10 @@ def speech_of(samples: Samples) -> tuple[float, float]:
     return float(loud[0]) / 100, float(loud[-1] + 1) / 100
 
 
-def said(text: str, voice: str) -> Samples:
-    """`text` by espeak-ng."""
+def said(text: str, voice: str, speed: int = 150) -> Samples:
+    """`text` by espeak-ng, at `speed` words a minute."""
     with tempfile.NamedTemporaryFile(suffix=".wav") as file:
-        subprocess.run(["espeak-ng", "-v", voice, "-s", "150", "-w", file.name, text], check=True, timeout=20)
+        subprocess.run(["espeak-ng", "-v", voice, "-s", str(speed), "-w", file.name, text], check=True, timeout=20)
         samples, rate = soundfile.read(file.name, dtype="float32")
     return 0.5 * np.asarray(soxr.resample(samples, rate, SAMPLE_RATE), np.float32)
 

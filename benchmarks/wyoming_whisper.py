@@ -5,7 +5,8 @@
 VENV is a virtual environment with wyoming-faster-whisper. AUDIO holds `manifest.csv` and `clips/`: its English clips
 with a transcript are sent whole, each to one server and then to the other, in turn the first. Both: int8, one thread,
 greedy, English. The time is that from `audio-stop` to `transcript`; memory is that of the whole process afterwards and
-at its peak: of ours with everything else that a daemon does (sound tagging, MQTT broker, history, page).
+at its peak: of ours with everything else that a daemon does (sound tagging, MQTT broker, history, page), or
+with `--speech-only` without history, page, voices and discovery: the fair pair of a server that only recognises.
 The last line is JSON.
 """
 
@@ -43,7 +44,7 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def ours(model: str, folder: Path, port: int) -> subprocess.Popen[bytes]:
+def ours(model: str, folder: Path, port: int, *, speech_only: bool) -> subprocess.Popen[bytes]:
     """A daemon whose only room is a pipe that stays quiet."""
     config = {
         "rooms": {"home": {"source": "-"}},
@@ -52,6 +53,10 @@ def ours(model: str, folder: Path, port: int) -> subprocess.Popen[bytes]:
         "broker": {"port": free_port()},
         "web": {"port": free_port()},
     }
+    if speech_only:
+        config |= {name: {"enabled": False} for name in ("web", "history", "say")} | {
+            "homeassistant": {"discovery": False}
+        }
     file = folder / "config.yaml"
     file.write_text(yaml.safe_dump(config), encoding="utf-8")
     env = {**os.environ, "PYTHONPATH": str(HERE), "XDG_STATE_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
@@ -111,6 +116,10 @@ async def main() -> None:
     parser.add_argument("audio", type=Path)
     parser.add_argument("--rival", required=True, help="its Python")
     parser.add_argument("--model", default="tiny.en", choices=("tiny.en", "base"))
+    parser.add_argument(
+        "--speech-only", action="store_true", help="our daemon without history, page, voices, discovery"
+    )
+    parser.add_argument("--verbose", action="store_true", help="print what either read wrongly")
     options = parser.parse_args()
     weights = store.pull(f"whisper-{options.model}")
     with (options.audio / "manifest.csv").open(encoding="utf-8") as file:
@@ -122,7 +131,7 @@ async def main() -> None:
     wrong = {"ours": 0, "theirs": 0}
     with tempfile.TemporaryDirectory() as name:
         ports = {"ours": free_port(), "theirs": free_port()}
-        servers = {"ours": ours(options.model, Path(name), ports["ours"])}
+        servers = {"ours": ours(options.model, Path(name), ports["ours"], speech_only=options.speech_only)}
         servers["theirs"] = theirs(options.rival, weights, Path(name), ports["theirs"])
         try:
             longest = max((pcm for _, pcm in clips), key=len)
@@ -132,7 +141,10 @@ async def main() -> None:
                 for who in list(servers) if turn % 2 else list(servers)[::-1]:
                     text, milliseconds = await ask(ports[who], pcm)
                     taken[who].append(milliseconds)
-                    wrong[who] += edits(words(truth), words(text))
+                    errors = edits(words(truth), words(text))
+                    wrong[who] += errors
+                    if errors and options.verbose:
+                        print(f"  {who} {errors}: {truth!r} read as {text!r}")
             used = {who: memory(server) for who, server in servers.items()}
         finally:
             for server in servers.values():

@@ -10,7 +10,7 @@ import pytest
 
 from assistant.arbitration import Arbiter
 from assistant.attention import Address, Attention, Wake
-from assistant.commanding import RoomCommands
+from assistant.commanding import SETTLED, UNFINISHED, RoomCommands
 from assistant.events import SAMPLE_RATE, Chunk, Cut, Event, Intent, State, Utterance, frozen
 from assistant.intents import NotUnderstood
 
@@ -53,6 +53,7 @@ class Commands:
     asked: list[str] = field(default_factory=list)
     handled: list[object] = field(default_factory=list)
     hushed: int = 0
+    alone: bool = False  # no other room may hear the same
     turns: Satellite | None = None
 
     def __post_init__(self) -> None:
@@ -60,8 +61,9 @@ class Commands:
             "attic",
             Attention(self.mode),
             None,
-            Arbiter(),
+            Arbiter(alone=lambda: self.alone),
             understand=self.understand,
+            settled=self.settled,
             handle=self.handle,
             hush=self.hush,
             turns=self.turns,
@@ -70,6 +72,9 @@ class Commands:
     async def understand(self, text: str, language: str | None, room: str) -> Intent | NotUnderstood:
         self.asked.append(text)
         return self.meaning
+
+    async def settled(self, text: str, language: str | None, room: str) -> bool:
+        return text == f"{language} in the {room}"
 
     def handle(self, event: Event, meaning: Intent | NotUnderstood, address: Address) -> None:
         self.handled.append(meaning)
@@ -220,6 +225,9 @@ async def test_of_two_rooms_the_one_that_hears_better_acts(better: str) -> None:
         acted.append(room)
         return TURN_ON
 
+    async def settled(text: str, language: str | None, room: str) -> bool:
+        raise AssertionError("nobody asks at the end")
+
     async def say(name: str) -> None:
         room = RoomCommands(
             name,
@@ -227,6 +235,7 @@ async def test_of_two_rooms_the_one_that_hears_better_acts(better: str) -> None:
             None,
             arbiter,
             understand=understand,
+            settled=settled,
             handle=lambda *_: None,
             hush=lambda: False,
         )
@@ -237,3 +246,22 @@ async def test_of_two_rooms_the_one_that_hears_better_acts(better: str) -> None:
 
     await asyncio.gather(say("attic"), say("cellar"))
     assert acted == [better]
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning", "patience"),
+    [
+        ("en in the attic", TURN_ON, SETTLED),
+        ("lights on", TURN_ON, 1.0),
+        ("99 degrees", NotUnderstood("out of range", matched=True), 1.0),
+        ("set the", NotUnderstood("no sentence"), UNFINISHED),
+    ],
+)
+async def test_how_long_a_speaker_is_waited_for_where_no_other_room_hears_him(
+    text: str, meaning: Intent | NotUnderstood, patience: float
+) -> None:
+    assert await Commands(meaning=meaning, alone=True).room.patience(text, "en") == patience
+    assert await Commands(meaning=meaning, alone=False).room.patience(text, "en") == 1.0
+    television = Commands(Wake.NONE, meaning=meaning, alone=True).room
+    assert await television.patience(text, "en") == min(1.0, patience)
+    assert not television.patient

@@ -363,3 +363,40 @@ def test_all_blinds_are_those_of_the_house_and_doors_are_not_among_them(language
     assert done(outcome) == {"t/hall": "CLOSE", "t/bedroom": "CLOSE"}
     assert getattr(outcome, "reply", "")
     assert isinstance(all_of_them.understand("open all garage doors", language=language, area=None), NotUnderstood)
+
+
+@pytest.mark.parametrize(
+    ("text", "settled"),
+    [
+        ("open the blind", True),
+        ("turn on the lights in the hall", True),
+        ("turn off the lamp in the bedroom", True),
+        ("set the heating to twenty degrees", True),
+        ("never mind", True),
+        ("turn on the lights", False),  # in the bedroom
+        ("turn off all the lights", False),  # in the bedroom
+        ("turn off the lamp", False),  # in the bedroom: it has a twin
+        ("set the heating to twenty", False),  # one degrees
+        ("set the heating to 20", False),
+        ("set the temperature to twenty degrees", False),  # in the hall
+        ("set a timer for five minutes", False),  # and ten seconds
+        ("add milk to the shopping list", False),  # free words
+        ("set the heating to 99 degrees", False),  # refused
+        ("turn on the", False),
+    ],
+)
+def test_a_command_is_settled_where_nothing_that_may_follow_changes_it(
+    two_lamps: Intents, text: str, settled: bool
+) -> None:
+    assert two_lamps.settled(text, language="en", area="hall") is settled
+
+
+def test_a_name_that_begins_another_may_go_on() -> None:
+    lights = house(device("desk", area="hall"), device("desk lamp", area="hall"))
+    assert not lights.settled("turn on the desk", language="en", area="hall")
+    assert lights.settled("turn on the desk lamp", language="en", area="hall")
+
+
+def test_a_language_that_names_the_place_first_has_said_it() -> None:
+    lights = house(device("ランプ", area="hall"), languages=("ja",))
+    assert lights.settled("電気をつけて", language="ja", area="hall")

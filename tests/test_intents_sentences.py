@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import spoken_house as house
 
+from assistant.events import Intent
+
 LEAST = 28  # of the 30 sentences of each language
 
 
@@ -53,3 +55,22 @@ def test_no_language_takes_the_words_of_another(language: str) -> None:
     ]
 
     assert len(wrong) <= 30 - LEAST, wrong
+
+
+@pytest.mark.parametrize("language", ["en", "de", "fr", "es"])
+def test_half_a_sentence_is_not_settled(language: str) -> None:
+    """The beginnings of a sentence which mean something else than all of it: their speakers are waited for."""
+    intents = house.house(language)
+    halves = 0
+    settled = []
+    for sentence in house.sentences(language):
+        area = sentence.room or "kitchen"
+        words = sentence.say.split()
+        for count in range(2, len(words)):
+            half = " ".join(words[:count]).rstrip(",.")
+            meant = intents.understand(half, language=language, area=area)
+            if isinstance(meant, Intent) and {one.topic: one.payload for one in meant.publish} != sentence.does:
+                halves += 1
+                settled += [half] if intents.settled(half, language=language, area=area) else []
+    assert halves or language == "de"
+    assert settled == (["Ouvre le rideau du salon"] if language == "fr" else [])  # "… à 50 %": not known to be open

@@ -537,7 +537,10 @@ def commands(complete: bool = True) -> RoomCommands:
     """Every utterance of the only room is a command."""
 
     async def understand(_text: str, _language: str | None, _room: str) -> Intent | NotUnderstood:
-        return Intent("HassTurnOn", {"name": "lamp"}, "hassil", "en") if complete else NotUnderstood("half a sentence")
+        return Intent("HassTurnOn", {"domain": "light"}, "hassil", "en") if complete else NotUnderstood("half")
+
+    async def settled(_text: str, _language: str | None, _room: str) -> bool:
+        return complete
 
     return RoomCommands(
         "kitchen",
@@ -545,6 +548,7 @@ def commands(complete: bool = True) -> RoomCommands:
         None,
         Arbiter(alone=lambda: True),
         understand=understand,
+        settled=settled,
         handle=lambda *_: None,
         hush=lambda: False,
     )

