@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from assistant import __version__, doctor, synthesis
-from assistant.audio.source import CHUNK, SourceStats
+from assistant.audio.source import CHUNK, LONGEST_CHUNK, Pace, SourceStats
 from assistant.demo_recording import ROOM_DBFS, spoken
 from assistant.errors import AssistantError
 from assistant.events import SAMPLE_RATE, Chunk, Event, Samples, frozen, seconds
@@ -93,27 +93,33 @@ class Memory:
         self.stats = SourceStats()
         self.latest = 0.0  # seconds: how late a chunk was at most, after the first moments
         self.began = 0.0  # Unix seconds of sample 0
+        self.pace = Pace()
         self._samples, self._paced, self._start = samples, paced, start
-        self._chunks = int(length * SAMPLE_RATE) // CHUNK
+        self._end = int(length * SAMPLE_RATE) // CHUNK * CHUNK
 
     async def chunks(self) -> AsyncIterator[Chunk]:
-        """Chunks of 80 ms."""
+        """Chunks as long as a microphone would give them."""
         self.began = time.time()
-        first = time.monotonic()
-        for number in range(self._chunks):
-            position = number * CHUNK
+        first, position = time.monotonic(), 0
+        while position < self._end:
+            samples = self._next(position)
             if self._paced:
-                due = first + seconds(position + CHUNK)
+                due = first + seconds(position + len(samples))
                 if (wait := due - time.monotonic()) > 0:
                     await asyncio.sleep(wait)
                 elif seconds(position) > SETTLE:
                     self.latest = max(self.latest, -wait)
                     if self.latest > HOPELESS:
                         return
-            at = (self._start + position) % (len(self._samples) - CHUNK)
-            yield Chunk(
-                self.room, self.name, position, frozen(self._samples[at : at + CHUNK]), self.began + seconds(position)
-            )
+            yield Chunk(self.room, self.name, position, frozen(samples), self.began + seconds(position))
+            position += len(samples)
+
+    def _next(self, position: int) -> Samples:
+        """What is handed over together: up to what is loud."""
+        at = (self._start + position) % (len(self._samples) - LONGEST_CHUNK)
+        samples = self._samples[at : at + min(self.pace.samples, self._end - position)]
+        loud = self.pace.loud_at(samples[:, np.newaxis], SAMPLE_RATE) if len(samples) > CHUNK else None
+        return samples if loud is None else samples[: -(-loud // CHUNK) * CHUNK]
 
 
 async def bench(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from assistant import benching, startup
-from assistant.audio.source import CHUNK
+from assistant.audio.source import CHUNK, LONGEST_CHUNK
 from assistant.benching import Delays, Memory, Report
 from assistant.config import parse
 from assistant.events import SAMPLE_RATE, Event, State
@@ -40,13 +40,19 @@ REPORT = Report(
 
 
 async def test_memory_goes_round_without_a_gap_and_tells_how_late_it_is() -> None:
-    samples = np.arange(10 * CHUNK, dtype=np.float32) / (10 * CHUNK)
+    samples = np.linspace(-0.1, 0.1, 10 * CHUNK + LONGEST_CHUNK, dtype=np.float32)
     source = Memory(samples, 2.0, paced=False)
     chunks = [chunk async for chunk in source.chunks()]
     assert len(chunks) == 2 * SAMPLE_RATE // CHUNK
     assert all(one.end == other.start for one, other in pairwise(chunks))
-    assert chunks[9].samples[0] == samples[0]  # from the beginning again
+    assert chunks[10].samples[0] == samples[0]  # from the beginning again
     assert source.latest == 0.0
+    source.pace.samples, source.pace.loud = LONGEST_CHUNK, 0.05**2
+    first, *_, last = [chunk async for chunk in source.chunks()]
+    assert len(first.samples) == CHUNK  # loud, so it is not held back
+    assert last.end == 2 * SAMPLE_RATE
+    source.pace.samples, source.pace.loud = LONGEST_CHUNK, 1.0
+    assert len((await anext(source.chunks())).samples) == LONGEST_CHUNK
 
 
 async def test_a_busy_room_costs_more_than_a_quiet_one(
