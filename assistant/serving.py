@@ -57,6 +57,7 @@ MOST_RECOGNISERS = 16  # each has working memory of its own
 CONNECTIONS = 256  # at once; more are answered 503
 HEAD_WITHIN = 10.0  # seconds for the head of a request
 NOTHING = "profile: remote has nothing to serve; remedy: --profile embedded, hybrid or qwen"
+IDLE = 60  # seconds: longer than clients keep one (httpx: 5), or a request meets a connection that is being closed
 STOP = 10  # seconds for answers on their way when the server ends
 
 
@@ -283,7 +284,11 @@ async def serve(config: Config, stopping: asyncio.Event) -> None:
     settings.secret()  # what is wrong with it is told before a model is loaded
     async with loaded(config, len(os.sched_getaffinity(0))) as house:
         server = Server(
-            build(house, settings, __version__), connections=CONNECTIONS, head_within=HEAD_WITHIN, stop=STOP
+            build(house, settings, __version__),
+            connections=CONNECTIONS,
+            head_within=HEAD_WITHIN,
+            stop=STOP,
+            idle=IDLE,
         )
         with opened(settings.host, settings.port) as sock:
             port = sock.getsockname()[1]

@@ -179,7 +179,8 @@ class _Protocol(H11Protocol):
 class Server(uvicorn.Server):
     """uvicorn without its signal handlers and without its clock, which would wake ten times a second for ever."""
 
-    def __init__(self, app: App, *, connections: int, head_within: float, stop: int) -> None:
+    def __init__(self, app: App, *, connections: int, head_within: float, stop: int, idle: int = 5) -> None:
+        """`idle`: seconds that a connection without a request is kept; `stop`: for answers on their way at the end."""
         super().__init__(
             uvicorn.Config(
                 app,
@@ -196,6 +197,7 @@ class Server(uvicorn.Server):
                 proxy_headers=False,
                 limit_concurrency=connections,
                 timeout_graceful_shutdown=stop,
+                timeout_keep_alive=idle,
             )
         )
 
