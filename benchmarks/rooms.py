@@ -221,7 +221,7 @@ async def measured(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     rooms = [startup.Room(f"room{n}", f"rtsp://{options.case}/{n}") for n in range(options.rooms[0])]
     config = parse(
         f"speech: {{enabled: {str(options.speech).lower()}}}\nwyoming: {{enabled: false}}\nweb: {{enabled: false}}\n"
-        "say: {enabled: false}\nbroker: {port: 0}\n",
+        f"say: {{enabled: false}}\n{f'mqtt: {{url: {options.mqtt}}}' if options.mqtt else 'broker: {port: 0}'}\n",
         folder / "config.yaml",
     )
     files = startup.fetch_models(config, lambda *_: None)
@@ -257,6 +257,7 @@ async def measured(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {
         "case": options.case,
         "rooms": len(rooms),
+        "broker": "embedded" if options.mqtt is None else "its own process",
         "speech": options.speech,
         "carried": sounds + speech == 0 and late == 0,
         "shed_sounds_s": round(sounds, 1),
@@ -282,6 +283,7 @@ def one(options: argparse.Namespace, rooms: int) -> dict[str, Any]:
     command = [sys.executable, __file__, "--one", str(options.one), "--case", options.case, "--rooms", str(rooms)]
     command += ["--seconds", str(options.seconds), "--settle", str(options.settle)]
     command += ["--speech"] if options.speech else []
+    command += ["--mqtt", options.mqtt] if options.mqtt else []
     command += ["--profile", str(options.profile)] if options.profile else []
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -322,6 +324,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--settle", type=float, default=16.0)
     parser.add_argument("--speech", action="store_true")
+    parser.add_argument("--mqtt", metavar="URL", help="a broker of its own instead of the embedded one")
     parser.add_argument("--profile", type=Path, help="a file for what cProfile sees of the loop")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)  # a folder: measure here, with the audio in it
     options = parser.parse_args()
