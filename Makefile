@@ -64,6 +64,7 @@ bench: .venv/all
 		if [ -n "$(RIVAL)" ]; then run wyoming_whisper.py "$(AUDIO)" --rival "$(RIVAL)"; fi; \
 	fi; \
 	run endpointing.py $(if $(AUDIO),--audio "$(AUDIO)"); \
+	run cutoffs.py $(if $(AUDIO),--audio "$(AUDIO)") --kind plain; \
 	run daemon.py; \
 	for case in always tenth quiet; do run rooms.py $(if $(AUDIO),"$(AUDIO)") --case $$case --search 20 600; done; \
 	run traffic.py; run brokers.py; run simulate.py; \

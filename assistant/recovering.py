@@ -48,6 +48,7 @@ async def watch(silent: Callable[[], Sequence[str]], restart: Callable[[], None]
         for name in silent():
             tried = True
             if not await opens_elsewhere(name):
+                log.debug("%s does not open in another process either: the reason lies outside", name)
                 continue
             if portaudio.stuck(time.monotonic()) < STUCK_SECONDS:
                 break

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from assistant import __version__, startup
+from assistant.doctor import cores
 from assistant.errors import AssistantError, ConfigurationError, ModelError
 from assistant.events import (
     SAMPLE_RATE,
@@ -282,7 +282,7 @@ async def serve(config: Config, stopping: asyncio.Event) -> None:
 
     settings = config.serve
     settings.secret()  # what is wrong with it is told before a model is loaded
-    async with loaded(config, len(os.sched_getaffinity(0))) as house:
+    async with loaded(config, cores()) as house:
         server = Server(
             build(house, settings, __version__),
             connections=CONNECTIONS,

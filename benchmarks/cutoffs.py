@@ -6,9 +6,9 @@ espeak-ng says the commands of tests/data/intents in several voices and speeds o
 and with a pause of 0.2 to 0.6 s before a place, a value or a thing (`hesitant`; `|` in PAUSES). FOLDER (`manifest.csv`,
 `clips/`) adds its English and Japanese recordings of 1 to 4 s. All go through the daemon's own gate, tagger, detector,
 recogniser, `Speculation` and sentences in chunks of 80 ms; time is counted in samples: a recognition is there when the
-processor time that it took has passed in the stream. So the clips need not be played in real time, and the decisions
-are the same; `benchmarks/endpointing.py` plays the same clips to a daemon in real time (`--group`). On a machine with
-other work `--cost` says what a recognition takes.
+processor time that it took has passed in the stream. So the clips need not be played in real time. That the decisions
+are those of real time was not shown yet; `benchmarks/endpointing.py --group` plays the same clips to a daemon. On a
+machine with other work `--cost` says what a recognition takes.
 
 `cut off`: an utterance ends before the clip's speech does. `late`: from there to the text, of clips that were not cut.
 Policies, over the same recognitions: an utterance `never` ends early; or after `any` whole command (as it was once), or

@@ -5,11 +5,9 @@ from __future__ import annotations
 import ctypes.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -86,47 +84,9 @@ class TestFinding:
 
 
 @pytest.fixture
-def sink(tmp_path: Path) -> Iterator[dict[str, str]]:
+def sink(pulse: tuple[dict[str, str], int]) -> dict[str, str]:
     """The environment of a private PulseAudio with the null sink `room`."""
-    if ctypes.util.find_library("portaudio") is None:
-        pytest.skip("no PortAudio library; remedy: apt-get install libportaudio2")
-    for program, package in (("pulseaudio", "pulseaudio"), ("parec", "pulseaudio-utils")):
-        if shutil.which(program) is None:
-            pytest.skip(f"no {program}; remedy: apt-get install {package}")
-    if not list(Path("/usr/lib").glob("*/alsa-lib/libasound_module_pcm_pulse.so")):
-        pytest.skip("ALSA cannot reach PulseAudio; remedy: apt-get install libasound2-plugins")
-    (tmp_path / "runtime").mkdir(mode=0o700)
-    (tmp_path / "asound.conf").write_text("pcm.pulse { type pulse }\npcm.!default { type pulse }\n")
-    socket = tmp_path / "s"
-    environment = {
-        **os.environ,
-        "HOME": str(tmp_path),
-        "XDG_RUNTIME_DIR": str(tmp_path / "runtime"),
-        "PULSE_RUNTIME_PATH": str(tmp_path / "runtime"),
-        "PULSE_SERVER": f"unix:{socket}",
-        "ALSA_CONFIG_PATH": f"/usr/share/alsa/alsa.conf:{tmp_path / 'asound.conf'}",
-    }
-    modules = [
-        "module-null-sink sink_name=room rate=48000 channels=2",
-        f"module-native-protocol-unix socket={socket} auth-anonymous=1",
-    ]
-    options = ["--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no", "-n"]
-    daemon = subprocess.Popen(
-        ["pulseaudio", *options, *(part for module in modules for part in ("-L", module))],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        deadline = time.monotonic() + 10
-        while not socket.exists():
-            assert daemon.poll() is None, "pulseaudio ended"
-            assert time.monotonic() < deadline, "pulseaudio does not answer"
-            time.sleep(0.05)
-        yield environment
-    finally:
-        daemon.kill()
-        daemon.wait(timeout=10)
+    return pulse[0]
 
 
 class Monitor:
