@@ -157,15 +157,15 @@ async def test_a_rule_goes_on_without_an_answer(
         raise RuntimeError("too late")
 
     rules = RULES.replace("2 min", within)
-    try:
-        async with house(yamnet_path, alarm, load, 20.0, rules=rules) as (client, task, daemon):
+    async with house(yamnet_path, alarm, load, 20.0, rules=rules) as (client, task, daemon):
+        try:
             await until(lambda: client.on("house/first"))
             if within == "10 min":
                 daemon.stop()
             assert await asyncio.wait_for(task, 20) == 0
             await until(lambda: client.on("house/all"))
-    finally:
-        loading.set()
+        finally:
+            loading.set()  # before the house waits for its threads
     assert client.on("house/fire") == ["unknown"]
     assert json.loads(client.on("house/all")[0]) == {"fire": None, "caption": None}
 
