@@ -38,7 +38,9 @@ ASKED = Prompt(messages=(Message("system", ("be brief",)), Message("user", (CLIP
 
 def reply(body: bytes | dict[str, Any], code: int = 200, kind: str = "application/json", *headers: str) -> bytes:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    lines = [f"HTTP/1.1 {code} X", f"Content-Type: {kind}", f"Content-Length: {len(content)}", *headers, "", ""]
+    length = f"Content-Length: {len(content)}"
+    # The server closes after an answer: who does not know may ask again on that connection, and one answer is lost.
+    lines = [f"HTTP/1.1 {code} X", f"Content-Type: {kind}", length, "Connection: close", *headers, "", ""]
     return "\r\n".join(lines).encode() + content
 
 
