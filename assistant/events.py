@@ -35,7 +35,7 @@ def frozen(samples: Samples) -> Samples:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chunk:
-    """20 to 100 ms of mono 16 kHz audio of one source, where nothing is heard up to 960 ms.
+    """20 to 100 ms of mono 16 kHz audio of one source, where nothing is heard up to 1.92 s.
 
     A gap between `start` and the end of the chunk before it means that audio was lost; `start` never goes back.
     """

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import cProfile
 import json
 import logging
 import os
@@ -234,9 +235,15 @@ async def measured(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         shed = sum(ear.sounds_shed() for ear in daemon._ears), sum(ear.speech_shed() for ear in daemon._ears)
         events, cpu, began = daemon.health()["events"], time.process_time(), time.monotonic()
         behind = 0.0
+        profile = cProfile.Profile(time.thread_time)  # not what other threads take
+        if options.profile:
+            profile.enable()
         while time.monotonic() - began < options.seconds:
             await asyncio.sleep(0.5)
             behind = max(behind, *(source.behind for source in Memory.opened), 0.0)
+        if options.profile:
+            profile.disable()
+            profile.dump_stats(options.profile)
         cpu, elapsed = time.process_time() - cpu, time.monotonic() - began
         after, windows, busy = threads(), Counted.windows - windows, machine_busy() - busy
         # Whoever looks costs more than a quiet room does, so that comes after.
@@ -325,7 +332,7 @@ def main() -> None:
     parser.add_argument("--settle", type=float, default=16.0)
     parser.add_argument("--speech", action="store_true")
     parser.add_argument("--mqtt", metavar="URL", help="a broker of its own instead of the embedded one")
-    parser.add_argument("--profile", type=Path, help="a file for what cProfile sees of the loop")
+    parser.add_argument("--profile", type=Path, help="a file for what cProfile sees of the loop meanwhile")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)  # a folder: measure here, with the audio in it
     options = parser.parse_args()
     if options.one is None:
@@ -344,14 +351,7 @@ def main() -> None:
         registry.SOURCES["stream"] = f"{__name__}:Memory"
         registry.TAGGERS["yamnet"] = f"{__name__}:Counted"
         with tempfile.TemporaryDirectory() as folder:
-            if options.profile:
-                import cProfile  # noqa: PLC0415
-
-                profile = cProfile.Profile(time.thread_time)  # not what others take
-                result = profile.runcall(asyncio.run, measured(options, Path(folder)))
-                profile.dump_stats(options.profile)
-            else:
-                result = asyncio.run(measured(options, Path(folder)))
+            result = asyncio.run(measured(options, Path(folder)))
         print(json.dumps(result))
 
 

@@ -20,7 +20,7 @@ from assistant.events import SAMPLE_RATE, Chunk, Problem, Samples, frozen, secon
 log = logging.getLogger(__name__)
 
 CHUNK = 1280  # samples: 80 ms; at 40 ms a quiet room costs half as much again in wake-ups
-LONGEST_CHUNK = 12 * CHUNK  # samples: 960 ms, where nothing is heard
+LONGEST_CHUNK = 24 * CHUNK  # samples: 1.92 s, where nothing is heard
 LATE_CHUNK = 6 * CHUNK  # samples: 480 ms, of who is late
 LOOK = 0.02  # seconds of which the loudest counts when a source looks whether anything is heard
 FULL_SCALE = 0.9999  # a sample at or above it counts as clipped (32767 / 32768 = 0.99997)

@@ -26,7 +26,7 @@ HOP = 160  # samples: 10 ms
 WINDOW = 400  # samples: 25 ms
 N_FFT = 512  # 31.25 Hz a bin
 BLOCK = 50  # frames worked on at once: 0.5 s, wherever the chunks end
-TOGETHER = 2  # blocks that are transformed at once, where a chunk holds so many
+TOGETHER = 4  # blocks that are transformed at once, where a chunk holds so many
 RATE = SAMPLE_RATE // HOP  # frames a second
 HISTORY = 600  # frames searched: the longest cycle, the silence before and after it, and a block
 KEPT = 1_800  # frames of tonality kept: three cycles of T4
@@ -175,6 +175,7 @@ BESIDE = np.isin(_OFFSETS, NEIGHBOURS).astype(np.float32) / len(
     NEIGHBOURS
 )  # (bins, bands): the mean over its neighbours
 BESIDE_DB = 10 * BESIDE
+STILL = np.zeros(len(BANDS), np.intp)  # frames of a block without a tone, nobody writes to it
 
 
 def tonality(samples: Samples) -> tuple[Frames, Frames]:
@@ -230,14 +231,14 @@ class Cadence:
         self._filled = KEPT  # frames in use of the two below; the rest is spare
         self._tonals = np.zeros((KEPT + SPARE, len(BANDS)), np.float32)
         self._levels = np.full((KEPT + SPARE, len(BANDS)), -100.0, np.float32)
-        still = np.zeros(len(BANDS), np.intp)
-        self._loud_blocks = deque([still] * (HISTORY // BLOCK))  # loud frames of each band, by block
-        self._loud = still.copy()  # the same in all of them
+        self._loud_blocks = deque([STILL] * (HISTORY // BLOCK))  # loud frames of each band, by block
+        self._loud = STILL.copy()  # the same in all of them
+        self._most = 0  # in one band
 
     @property
     def awake(self) -> bool:
         """Whether there are tones that may become an alarm."""
-        return bool((self._loud >= AWAKE).any())
+        return self._most >= AWAKE
 
     @property
     def _tonal(self) -> Frames:
@@ -257,8 +258,11 @@ class Cadence:
         self._tonals[self._filled : self._filled + BLOCK] = tonal
         self._levels[self._filled : self._filled + BLOCK] = level
         self._filled += BLOCK
-        self._loud_blocks.append(np.count_nonzero(tonal > LOUD, axis=0))
-        self._loud += self._loud_blocks[-1] - self._loud_blocks.popleft()
+        loud, oldest = tonal > LOUD, self._loud_blocks.popleft()
+        self._loud_blocks.append(np.add.reduce(loud, axis=0, dtype=np.intp) if loud.any() else STILL)
+        if oldest is not self._loud_blocks[-1]:
+            self._loud += self._loud_blocks[-1] - oldest
+            self._most = int(self._loud.max())
 
     def feed(self, chunk: Chunk) -> list[Detection]:
         """Hear the next chunk: alarms that began or ended. The work is done twice a second.
@@ -312,12 +316,12 @@ class Cadence:
     def _work(self, tonal: Frames, level: Frames) -> list[Detection]:
         self._keep(tonal, level)
         self._frames += BLOCK
-        awake = np.flatnonzero(self._loud >= AWAKE)
         found: list[Detection] = []
         for search in self._searches:
-            for cycle in self._cycles(search.pattern, awake) if len(awake) else []:
+            for cycle in self._cycles(search.pattern, np.flatnonzero(self._loud >= AWAKE)) if self.awake else ():
                 found += self._follow(search, cycle)
-            found += self._expire(search)
+            if search.raised is not None:
+                found += self._expire(search, search.raised)
         return found
 
     def _cycles(self, pattern: Pattern, awake: NDArray[np.intp]) -> list[Cycle]:
@@ -404,12 +408,12 @@ class Cadence:
         )
         return search.raised
 
-    def _expire(self, search: Search) -> list[Detection]:
-        if search.raised is None or search.last is None:
+    def _expire(self, search: Search, raised: Detection) -> list[Detection]:
+        if search.last is None:
             return []
         if self._frames - search.last.frame < PATIENCE * search.period + search.pattern.length * RATE:
             return []
-        return [self._ended(search, search.raised)]
+        return [self._ended(search, raised)]
 
     def _ended(self, search: Search, started: Detection) -> Detection:
         last = search.last.frame if search.last is not None else 0

@@ -83,32 +83,42 @@ class Activity:
         start = chunk.end - len(samples)
         n = len(samples) // FRAME
         self._rest = samples[n * FRAME :].copy()
-        frames = []
-        floor, open_for, block, above = self._floor, self._open_for, self._block, self._settings.open_db
-        for level in _levels(samples[: n * FRAME].reshape(n, FRAME)):  # fifty a second in each room
-            if level > DEAD_DBFS:  # digital silence says nothing about the room
-                block.append(level)
-                if len(block) == BLOCK:
-                    self._learn()
-                    floor = self._floor
+        levels = _levels(samples[: n * FRAME].reshape(n, FRAME))
+        starts, floors = range(start, start + n * FRAME, FRAME), self._floors(levels)
+        above = self._settings.open_db
+        if n and not self._open_for and max(levels) < min(floors) + above:  # most of what a quiet room gives
+            return [Frame(*columns, False) for columns in zip(starts, levels, floors, strict=True)]
+        frames, open_for = [], self._open_for
+        for at, level, floor in zip(starts, levels, floors, strict=True):
             if level >= floor + above:
                 open_for = self._hangover + 1
             elif open_for:
                 open_for -= 1
-            frames.append(Frame(start, level, floor, open_for > 0))
-            start += FRAME
+            frames.append(Frame(at, level, floor, open_for > 0))
         self._open_for = open_for
         return frames
 
+    def _floors(self, levels: list[float]) -> list[float]:
+        """The noise floor after each frame."""
+        floors, block = [], self._block
+        for level in levels:
+            if level > DEAD_DBFS:  # digital silence says nothing about the room
+                block.append(level)
+                if len(block) == BLOCK:
+                    self._learn()
+            floors.append(self._floor)
+        return floors
+
     def _learn(self) -> None:
         """A block is full."""
-        if len(self._levels) == self._levels.maxlen:
-            del self._ordered[bisect_left(self._ordered, self._levels[0])]
-        self._levels.append(sum(self._block) / BLOCK)
-        insort(self._ordered, self._levels[-1])
+        ordered, levels = self._ordered, self._levels
+        if len(levels) == levels.maxlen:
+            del ordered[bisect_left(ordered, levels[0])]
+        level = sum(self._block) / BLOCK
+        levels.append(level)
+        insort(ordered, level)
         self._block.clear()
-        quantile = self._ordered[int(self._settings.quantile * len(self._ordered))]
-        self._floor = max(self._settings.lowest_floor_dbfs, quantile)
+        self._floor = max(self._settings.lowest_floor_dbfs, ordered[int(self._settings.quantile * len(ordered))])
 
 
 def _levels(frames: Samples) -> list[float]:

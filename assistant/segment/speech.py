@@ -149,13 +149,13 @@ class Speech:
             return
         if self._used:
             self._detect, self._used = self._open_detector(self._settings), False
-        if not self._audio:
-            self._start = frames[0].start
-        for frame in frames:
-            first = frame.start - origin
-            self._audio.append(samples[first : first + FRAME])
+        keep = self._pre_roll + self._window
+        frames = frames[-keep:]
+        first, last = frames[0].start - origin, frames[-1].start + FRAME - origin
+        self._audio.extend(samples[first:last].reshape(-1, FRAME))
         self._voiced.extend([False] * len(frames))
-        self._drop(len(self._audio) - self._pre_roll - self._window)
+        self._drop(len(self._audio) - keep)
+        self._start = frames[-1].start - (len(self._audio) - 1) * FRAME
 
     def end(self) -> list[Utterance]:
         """The source ended or lost audio: the utterance in progress, if it is one."""

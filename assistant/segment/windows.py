@@ -62,7 +62,8 @@ class Windows:
         self._buffer: Samples = np.zeros(0, np.float32)
         self._filled = 0  # samples of the buffer in use: audio without a gap up to `_end`
         self._end = 0  # position after the last sample in use
-        self._frames: deque[Frame] = deque(maxlen=length // FRAME + 1)
+        self._active: deque[tuple[int, float]] = deque(maxlen=length // FRAME + 1)  # start and power of loud frames
+        self._floor = SILENCE_DBFS
         self._onset: int | None = None  # where the activity began; None between activities
         self._due = 0  # position at which the next window may end
         self._cut_at = 0  # where the last window ended
@@ -80,12 +81,12 @@ class Windows:
         windows: list[Window] = []
         if chunk.start != self._end:  # audio was lost, or this is the first: what was open ends here
             windows += self.end()
-            self._filled = 0
-            self._frames.clear()
+            self._filled, self._floor = 0, SILENCE_DBFS
+            self._active.clear()
         self._append(chunk.samples)
         self._end = chunk.end
         if self._nothing_in(frames):
-            self._frames.extend(frames)
+            self._floor = frames[-1].floor_dbfs
         else:
             for frame in frames:
                 windows += self._step(frame)
@@ -126,9 +127,10 @@ class Windows:
         self._filled = filled
 
     def _step(self, frame: Frame) -> list[Window]:
-        self._frames.append(frame)
+        self._floor = frame.floor_dbfs
         end = frame.start + FRAME
         if frame.active:
+            self._active.append((frame.start, 10.0 ** (frame.dbfs / 10.0)))
             if self._onset is None:
                 self._probes = 0
                 self._onset = frame.start
@@ -164,12 +166,12 @@ class Windows:
         length = len(samples)
         if length < self._length:
             samples = np.resize(samples, self._length)
-        inside = [f for f in self._frames if f.active and end - length <= f.start < end]
-        power = sum(10.0 ** (f.dbfs / 10.0) for f in inside)
-        level = 10.0 * float(np.log10(power / len(inside))) if inside else dbfs(samples)
-        floor = self._frames[-1].floor_dbfs if self._frames else SILENCE_DBFS
-        lifted, gain = self._lifted(samples, level, floor)
-        return Window(end - length, end, frozen(lifted), onset, level, floor, gain)
+        while self._active and self._active[0][0] < end - length:
+            self._active.popleft()
+        powers = [power for _, power in self._active]
+        level = 10.0 * float(np.log10(sum(powers) / len(powers))) if powers else dbfs(samples)
+        lifted, gain = self._lifted(samples, level, self._floor)
+        return Window(end - length, end, frozen(lifted), onset, level, self._floor, gain)
 
     def _lifted(self, samples: Samples, level: float, floor: float) -> tuple[Samples, float | None]:
         """A copy, louder by as much as its level and the noise floor allow, and by how much; None: some are clipped."""

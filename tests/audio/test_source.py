@@ -8,7 +8,6 @@ import pytest
 from assistant.audio.source import (
     CHUNK,
     LATE_CHUNK,
-    LONGEST_CHUNK,
     Block,
     Chunker,
     Converter,
@@ -20,6 +19,8 @@ from assistant.audio.source import (
 )
 from assistant.channel import Channel
 from assistant.events import SAMPLE_RATE, Chunk
+
+LONG = 12 * CHUNK  # of a quiet room
 
 
 def tone(rate: float, seconds: float = 1.0, frequency: float = 440.0, amplitude: float = 0.5) -> np.ndarray:
@@ -142,9 +143,9 @@ class TestChunker:
         chunker, audio = Chunker("room", "name", 100.0, pace), tone(16000, 1.68)
         chunks: list[Chunk] = []
         for n, piece in enumerate(np.split(audio, 21)):  # of 80 ms
-            pace.samples = LONGEST_CHUNK if 3 <= n < 17 else CHUNK
+            pace.samples = LONG if 3 <= n < 17 else CHUNK
             chunks += chunker.feed(piece)
-        assert [len(chunk.samples) for chunk in chunks] == [CHUNK] * 3 + [LONGEST_CHUNK] + [CHUNK] * 6
+        assert [len(chunk.samples) for chunk in chunks] == [CHUNK] * 3 + [LONG] + [CHUNK] * 6
         assert [chunk.start for chunk in chunks] == [*np.cumsum([0] + [len(c.samples) for c in chunks[:-1]])]
         assert np.array_equal(np.concatenate([chunk.samples for chunk in chunks]), audio)
 
@@ -213,15 +214,15 @@ class TestPace:
 
     def test_a_hiss_that_no_room_hears_is_not_loud(self):
         """48 kHz: two thirds of white noise lie where nothing is heard, a stereo device has it twice."""
-        pace, rng = Pace(LONGEST_CHUNK, loud=2.5e-6), np.random.default_rng(0)
+        pace, rng = Pace(LONG, loud=2.5e-6), np.random.default_rng(0)
         noise = (0.0025 * rng.normal(size=(96_000, 2))).astype(np.float32)  # a mean square of 6.3e-6, 1e-6 once heard
         splicer, gathering = Splicer("room", "name", SourceStats(), pace), Gathering(pace)
         chunks: list[Chunk] = []
         for n, samples in enumerate(np.split(noise, 50)):
             for block in gathering.feed(Block(0.04 * n, samples, 48_000.0, 1000.0 + 0.04 * n)):
                 chunks += splicer.feed(block)
-                pace.samples = LONGEST_CHUNK  # so the pipeline, each time
-        assert [len(chunk.samples) for chunk in chunks] == [LONGEST_CHUNK] * 2
+                pace.samples = LONG  # so the pipeline, each time
+        assert [len(chunk.samples) for chunk in chunks] == [LONG] * 2
         for n in range(2):  # 4 dB more, in what is heard
             block = noise[:1920] + tone(48_000, 0.04, 300.0, 0.003)[:, None]
             gathered = list(gathering.feed(Block(2.0 + 0.04 * n, block, 48_000.0, 1002.0)))
@@ -240,7 +241,7 @@ class TestGathering:
             assert list(gathering.feed(block)) == [block]
 
     def test_blocks_go_on_together_while_nothing_is(self):
-        pace, blocks = Pace(LONGEST_CHUNK), self.blocks(51)
+        pace, blocks = Pace(LONG), self.blocks(51)
         gathering = Gathering(pace)
         out = [whole for block in blocks[:50] for whole in gathering.feed(block)]
         assert [(round(whole.start, 2), round(whole.seconds, 2)) for whole in out] == [(0.0, 0.96), (0.96, 0.96)]
@@ -254,7 +255,7 @@ class TestGathering:
 
     @pytest.mark.parametrize("channels", [1, 2])
     def test_what_is_loud_goes_on_at_once(self, channels):
-        pace = Pace(LONGEST_CHUNK, loud=0.01)
+        pace = Pace(LONG, loud=0.01)
         gathering = Gathering(pace)
         quiet, loud = (np.zeros((1920, channels), np.float32) for _ in range(2))
         quiet[:, -1] = tone(48_000, 0.04, amplitude=0.13)  # a mean square of 0.0085
@@ -265,7 +266,7 @@ class TestGathering:
         assert pace.samples == CHUNK
 
     def test_a_gap_stays_a_gap(self):
-        gathering = Gathering(Pace(LONGEST_CHUNK))
+        gathering = Gathering(Pace(LONG))
         out = [whole for block in (*self.blocks(3), *self.blocks(3, start=1.0)) for whole in gathering.feed(block)]
         out += gathering.flush()
         assert [(round(whole.start, 2), round(whole.seconds, 2)) for whole in out] == [(0.0, 0.12), (1.0, 0.12)]
