@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from assistant.attention import Wake
 from assistant.events import Chunk, Cut, Event, Intent, Utterance
+from assistant.segment.activity import Frame, any_active
 
 if TYPE_CHECKING:
     from assistant.arbitration import Arbiter, Claim
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from assistant.echo import Echo
     from assistant.intents import NotUnderstood
     from assistant.models.wakeword import WakeWords
-    from assistant.segment.activity import Frame
     from assistant.voices.voice import Spoken
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class RoomCommands:
         """Take what everything else took too. `speaking`: an utterance is in progress."""
         self._position = chunk.end
         if self._wakewords is not None:
-            for woken in self._wakewords.feed(chunk, active=any(frame.active for frame in frames)):
+            for woken in self._wakewords.feed(chunk, active=any_active(frames)):
                 self.wake(woken.position, woken.word)
                 if self._turns is not None:
                     self._turns.detected(woken.word, woken.position)

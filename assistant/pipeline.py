@@ -44,7 +44,7 @@ from assistant.house_sounds import Collector, HouseSounds
 from assistant.merging import Merger
 from assistant.models.cadence import Cadence
 from assistant.resident import BusyError, Resident, Status, UnwellError
-from assistant.segment.activity import SILENCE_DBFS, Activity, ActivitySettings, Frame
+from assistant.segment.activity import SILENCE_DBFS, Activity, ActivitySettings, Frame, loudest
 from assistant.segment.recent import KEEP, Recent
 from assistant.segment.speech import Phase, Speech, SpeechSettings
 from assistant.segment.windows import Windows, WindowSettings
@@ -917,7 +917,7 @@ class Pipeline:
         """Report the level once a second."""
         if self._level is None or not frames:
             return
-        self._peak = max(self._peak, *(frame.dbfs for frame in frames))
+        self._peak = max(self._peak, loudest(frames))
         if chunk.end < self._level_at:
             return
         self._level_at = max(self._level_at + LEVEL_EVERY, chunk.end)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
+from collections.abc import Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +31,19 @@ class Frame(NamedTuple):
     dbfs: float  # RMS
     floor_dbfs: float  # noise floor after this frame
     active: bool  # the gate is open, hangover included
+
+
+def loudest(frames: Sequence[Frame]) -> float:
+    """The level of the loudest of them in dBFS."""
+    return max(map(_DBFS, frames), default=SILENCE_DBFS)
+
+
+def any_active(frames: Sequence[Frame]) -> bool:
+    """Whether the gate is open in any of them. Fifty a second in each room are looked through."""
+    return any(map(_ACTIVE, frames))
+
+
+_DBFS, _ACTIVE = itemgetter(Frame._fields.index("dbfs")), itemgetter(Frame._fields.index("active"))
 
 
 class ActivitySettings(Settings):
@@ -100,24 +115,33 @@ class Activity:
 
     def _floors(self, levels: list[float]) -> list[float]:
         """The noise floor after each frame."""
-        floors, block = [], self._block
+        if not levels:
+            return []
+        if min(levels) > DEAD_DBFS:
+            floors = [self._floor] * (BLOCK - 1 - len(self._block))
+            waiting = self._block + levels
+            for at in range(0, len(waiting) - BLOCK + 1, BLOCK):
+                self._learn(waiting[at : at + BLOCK])
+                floors += [self._floor] * BLOCK
+            self._block = waiting[len(waiting) // BLOCK * BLOCK :]
+            return floors[: len(levels)]
+        floors = []
         for level in levels:
             if level > DEAD_DBFS:  # digital silence says nothing about the room
-                block.append(level)
-                if len(block) == BLOCK:
-                    self._learn()
+                self._block.append(level)
+                if len(self._block) == BLOCK:
+                    self._learn(self._block)
+                    self._block = []
             floors.append(self._floor)
         return floors
 
-    def _learn(self) -> None:
-        """A block is full."""
+    def _learn(self, block: list[float]) -> None:
         ordered, levels = self._ordered, self._levels
         if len(levels) == levels.maxlen:
             del ordered[bisect_left(ordered, levels[0])]
-        level = sum(self._block) / BLOCK
+        level = sum(block) / BLOCK
         levels.append(level)
         insort(ordered, level)
-        self._block.clear()
         self._floor = max(self._settings.lowest_floor_dbfs, ordered[int(self._settings.quantile * len(ordered))])
 
 

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from assistant.errors import ConfigurationError
 from assistant.events import SAMPLE_RATE, Chunk, Cut, Samples, Utterance, frozen
-from assistant.segment.activity import FRAME, SILENCE_DBFS, Frame
+from assistant.segment.activity import FRAME, SILENCE_DBFS, Frame, any_active
 from assistant.settings import Settings
 
 Detector = Callable[[Samples], bool]  # (320,) → is it speech
@@ -130,7 +130,7 @@ class Speech:
         self._next = chunk.end
         samples = np.concatenate((self._rest, chunk.samples)) if len(self._rest) else chunk.samples
         origin = chunk.end - len(samples)
-        if self._phase is Phase.QUIET and not any(frame.active for frame in frames):
+        if self._phase is Phase.QUIET and not any_active(frames):
             self._pass(frames, samples, origin)
         else:
             for frame in frames:

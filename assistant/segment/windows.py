@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from assistant.events import SAMPLE_RATE, Chunk, Samples, Window, frozen
-from assistant.segment.activity import FRAME, SILENCE_DBFS, Frame, dbfs
+from assistant.segment.activity import FRAME, SILENCE_DBFS, Frame, any_active, dbfs
 from assistant.settings import Settings
 
 WINDOW = 15_600  # samples: what YAMNet takes
@@ -94,7 +94,7 @@ class Windows:
 
     def _nothing_in(self, frames: list[Frame]) -> bool:
         """Whether no window can be due in `frames`: most of a quiet room."""
-        if self._onset is not None or not frames or any(frame.active for frame in frames):
+        if self._onset is not None or not frames or any_active(frames):
             return False
         quiet_for = frames[-1].start + FRAME - max(self._cut_at, self._closes_at)
         if quiet_for < self._probe:
