@@ -84,7 +84,7 @@ bench: .venv/all
 
 .venv/all: .venv/core pyproject.toml tests/constraints.txt
 	@echo "installing the extras dev and qwen into .venv" >&2
-	@$(PIP) install --prefer-binary -c tests/constraints.txt -e '.[dev,qwen]'
+	@$(PIP) install --no-compile --prefer-binary -c tests/constraints.txt -e '.[dev,qwen]'  # torch: a minute for files nobody imports
 	@touch $@
 
 clean:
