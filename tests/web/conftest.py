@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import pytest_asyncio
 from houses import FLAGS, House, chromium
 from playwright.async_api import Browser, Page, async_playwright
 
@@ -29,23 +31,48 @@ def house(tmp_path: Path, yamnet_path: Path) -> Iterator[Callable[..., House]]:
         one.stop()
 
 
-@pytest.fixture
-async def browser(request: pytest.FixtureRequest) -> AsyncIterator[Browser]:
-    """Chromium; `@pytest.mark.parametrize("browser", [["--flag"]], indirect=True)` adds flags."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(obj: object) -> None:
+    """One loop for all tests of the page: the browser lives in it."""
+    if inspect.iscoroutinefunction(obj):
+        pytest.mark.asyncio(loop_scope="session")(obj)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def launch() -> AsyncIterator[Callable[[Sequence[str]], Awaitable[Browser]]]:
+    """Chromium with more flags: it starts once for all tests, which takes a second and a half."""
     program = chromium()
     if program is None:
         if os.environ.get("CI"):
             pytest.fail("chromium is not installed")
         pytest.skip("chromium is not installed: apt-get install chromium")
+    started: dict[tuple[str, ...], Browser] = {}
     async with async_playwright() as playwright:
-        started = await playwright.chromium.launch(
-            executable_path=program, args=[*FLAGS, *getattr(request, "param", [])]
-        )
-        yield started
-        await started.close()
+
+        async def with_flags(flags: Sequence[str]) -> Browser:
+            one = started.get(tuple(flags))
+            if one is None or not one.is_connected():
+                one = await playwright.chromium.launch(executable_path=program, args=[*FLAGS, *flags])
+                started[tuple(flags)] = one
+            return one
+
+        yield with_flags
+        for one in started.values():
+            await one.close()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
+async def browser(
+    request: pytest.FixtureRequest, launch: Callable[[Sequence[str]], Awaitable[Browser]]
+) -> AsyncIterator[Browser]:
+    """Chromium; `@pytest.mark.parametrize("browser", [["--flag"]], indirect=True)` adds flags."""
+    one = await launch(getattr(request, "param", ()))
+    yield one
+    for context in one.contexts:
+        await context.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
 async def page(browser: Browser) -> AsyncIterator[Page]:
     """A page in English at 1280 × 800 that may neither fail nor ask another host for anything."""
     async for one in watched(browser, locale="en-GB"):

@@ -11,12 +11,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from forked import Forked
 from outputs.brokers import free_port
 
-KIKIMIMI = [sys.executable, "-c", "from assistant.cli import main; raise SystemExit(main())"]
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -52,7 +53,7 @@ class House:
             own += f"web: {{port: {self.port}}}\n"
         self.config.write_text(own + settings.replace("{web_port}", str(self.port)), encoding="utf-8")
         self.environment: dict[str, str] = {}  # beside that of the tests
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Forked | None = None
 
     @property
     def pid(self) -> int:
@@ -60,9 +61,13 @@ class House:
         assert self._process is not None
         return self._process.pid
 
-    def command(self) -> list[str]:
-        """Without arguments."""
-        return [*KIKIMIMI, "run", "-c", str(self.config)]
+    def arguments(self) -> list[str]:
+        """Of `kikimimi`."""
+        return ["run", "-c", str(self.config)]
+
+    def process(self, arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes] | Forked:
+        """The daemon."""
+        return Forked(arguments, environment, self.log)
 
     @property
     def url(self) -> str:
@@ -77,8 +82,7 @@ class House:
             "XDG_CONFIG_HOME": str(self.folder / "xdg-config"),
             **self.environment,
         }
-        with self.log.open("ab") as out:
-            self._process = subprocess.Popen([*self.command(), *arguments], stdout=out, stderr=out, env=environment)
+        self._process = self.process([*self.arguments(), *arguments], environment)
         return self.served(seconds)
 
     def served(self, seconds: float = 60.0) -> House:
@@ -138,7 +142,11 @@ class FreshHouse(House):
         self.config.unlink()
         self.config = folder / "xdg-config" / "kikimimi" / "config.yaml"
 
-    def command(self) -> list[str]:
+    def arguments(self) -> list[str]:
+        """No configuration."""
+        return ["run"]
+
+    def process(self, arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         """The defaults of the ports are changed before anything reads them."""
         ports = {
             "assistant.web.settings:WebSettings": self.port,
@@ -155,4 +163,7 @@ for name, port in {ports!r}.items():
 from assistant.cli import main
 raise SystemExit(main())
 """
-        return [sys.executable, "-c", program, "run"]
+        with self.log.open("ab") as out:
+            return subprocess.Popen(
+                [sys.executable, "-c", program, *arguments], stdout=out, stderr=out, env=environment
+            )
