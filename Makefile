@@ -16,10 +16,10 @@ demo: .venv/core
 run: .venv/core
 	@.venv/bin/kikimimi run
 
-# Two files at a time: half of the tests wait for things that happen in real time. One thread each, or torch's
+# Three files at a time: half of the tests wait for things that happen in real time. One thread each, or torch's
 # wait for each other. Those of sound servers and of overload want the machine for themselves.
 test: .venv/all check
-	@OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile -m "not alone"
+	@OMP_NUM_THREADS=1 .venv/bin/pytest -n 3 --dist loadfile -m "not alone"
 	@.venv/bin/pytest -m alone
 
 # A real Home Assistant in $HA_ROOT (see tests/ha/home-assistant; needs root). KIKIMIMI_AUDIO: a folder with real recordings.

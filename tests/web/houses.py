@@ -98,6 +98,14 @@ class House:
                 assert time.monotonic() < deadline, self.log.read_text()
                 time.sleep(0.05)
 
+    def says(self, text: str, seconds: float = 30.0) -> House:
+        """Wait until its log says that."""
+        deadline = time.monotonic() + seconds
+        while text not in self.log.read_text():
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.05)
+        return self
+
     def reload(self) -> None:
         """SIGHUP."""
         assert self._process is not None

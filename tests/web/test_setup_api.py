@@ -216,7 +216,7 @@ def test_privacy_is_followed_at_once_and_a_broker_for_the_network_needs_a_passwo
 
 
 def test_the_level_of_a_room_that_is_heard(house: Make, quiet: Path) -> None:
-    here = house().start("--source", f"kitchen={quiet}")
+    here = house().start("--source", f"kitchen={quiet}").says("kitchen: listening to")
     body = json.dumps({"address": "room:kitchen", "seconds": 3}).encode()
     request = urllib.request.Request(
         f"{here.url}api/setup/microphones/listen", body, {"content-type": "application/json"}
@@ -236,7 +236,7 @@ def test_brokers_are_looked_for(house: Make, quiet: Path) -> None:
 
 
 def test_our_own_broker_hands_out_a_test_alert(house: Make, quiet: Path) -> None:
-    here = house().start("--source", f"kitchen={quiet}")
+    here = house().start("--source", f"kitchen={quiet}").says("MQTT: connected to")
     client = Subscriber(here.mqtt_port).start()
     assert client.subscribed.wait(10)
     try:
