@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -16,6 +17,12 @@ from sound_server import portaudio, pulse  # noqa: F401 (fixtures)
 
 from assistant.errors import ModelError
 from assistant.models import store
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: a collection of garbage, of which tests ask for many, need not look."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
