@@ -14,8 +14,9 @@ import chimes
 import numpy as np
 import pytest
 import soundfile
+from forked import kikimimi
 from outputs.brokers import Mosquitto, Subscriber, until
-from test_reload import BASE, KIKIMIMI, client, mosquitto, running  # noqa: F401 (fixtures)
+from test_reload import BASE, client, mosquitto, running  # noqa: F401 (fixtures)
 
 from assistant.events import SAMPLE_RATE
 from assistant.synthesis import noise, placed, scaled
@@ -34,8 +35,7 @@ def kitchen(tmp_path: Path) -> Iterator[Path]:
 def teach(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`kikimimi teach` beside the daemon of `running(folder, …)`."""
     environment = {**os.environ, "XDG_STATE_HOME": str(folder / "state"), "XDG_CONFIG_HOME": str(folder / "none")}
-    command = [*KIKIMIMI, "teach", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90, check=False)
+    return kikimimi("teach", *arguments, environment=environment)
 
 
 def chime_events(subscriber: Subscriber) -> list[dict[str, Any]]:
@@ -112,21 +112,10 @@ def test_the_command_line_lists_refuses_and_forgets(tmp_path: Path, yamnet_path:
     listed = teach(tmp_path, "--list")
     assert "chime" in listed.stdout
     assert "broken.npz cannot be used" in listed.stderr
-    done = subprocess.run(
-        [
-            *KIKIMIMI,
-            "listen",
-            "-c",
-            str(config_without_speech(tmp_path)),
-            "--json",
-            str(chimes.files(tmp_path, (5,))[0]),
-        ],
-        env={**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")},
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=True,
-    )
+    again = str(chimes.files(tmp_path, (5,))[0])
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
+    done = kikimimi("listen", "-c", str(config_without_speech(tmp_path)), "--json", again, environment=environment)
+    assert done.returncode == 0, done.stderr
     assert "chime" in chimes.types(done.stdout)
     assert teach(tmp_path, "chime", "--delete").stdout == "chime: forgotten\n"
 

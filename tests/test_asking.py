@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import soundfile
@@ -27,9 +28,7 @@ ENTRY = "from assistant.cli import main; raise SystemExit(main())"
 
 
 def kikimimi(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "XDG_CONFIG_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", ENTRY, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=110, check=False, env=environment)
+    return forked.kikimimi(*arguments, environment={**os.environ, "XDG_CONFIG_HOME": str(home)}, seconds=110)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from forked import kikimimi as forked
 
 from assistant.cli import broker_of, file_bar, parse
 from assistant.errors import ConfigurationError
@@ -21,11 +22,19 @@ from assistant.outputs.mqtt import MqttSettings
 KIKIMIMI = [sys.executable, "-c", "from assistant.cli import main; raise SystemExit(main())"]
 
 
+def environment_of(home: Path) -> dict[str, str]:
+    return {**os.environ, "XDG_CONFIG_HOME": str(home), "XDG_STATE_HOME": str(home / "state")}
+
+
 def kikimimi(*arguments: str, home: Path, stdin: bytes | None = None) -> subprocess.CompletedProcess[str]:
     """Run the command with a configuration folder of its own."""
-    environment = {**os.environ, "XDG_CONFIG_HOME": str(home), "XDG_STATE_HOME": str(home / "state")}
     done = subprocess.run(
-        [*KIKIMIMI, *arguments], input=stdin, capture_output=True, env=environment, timeout=110, check=False
+        [*KIKIMIMI, *arguments],
+        input=stdin,
+        capture_output=True,
+        env=environment_of(home),
+        timeout=110,
+        check=False,
     )
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
@@ -125,7 +134,7 @@ def test_the_profile_remote_without_a_server_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"")
     file = str(tmp_path / "a.wav")
     for command in (("run",), ("listen", file), ("ask", file, "--text", "what?")):
-        done = kikimimi(*command, "--profile", "remote", home=tmp_path)
+        done = forked(*command, "--profile", "remote", environment=environment_of(tmp_path))
         assert done.returncode == 2
         assert "models.remote.url: the profile remote needs it" in done.stderr
 
@@ -144,7 +153,7 @@ def test_the_profile_remote_without_a_server_says_so(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_argument_is_one_line_and_exit_code_2(arguments: list[str], said: str, tmp_path: Path) -> None:
-    done = kikimimi("run", *arguments, home=tmp_path)
+    done = forked("run", *arguments, environment=environment_of(tmp_path))
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert said in done.stderr

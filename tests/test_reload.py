@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from forked import Forked
 from outputs.brokers import Mosquitto, Subscriber, until
 from supervisor import Supervisor
 
@@ -71,8 +72,7 @@ class Running:
         self.file.write_text(config, "utf-8")
         self._log = folder / "run.log"
         environment = {**os.environ, **self.supervisor.environment, "XDG_STATE_HOME": str(folder / "state")}
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen([*KIKIMIMI, "run", "-c", str(self.file)], stderr=log, env=environment)
+        self.process = Forked(["run", "-c", str(self.file)], environment, self._log)
 
     @property
     def log(self) -> str:

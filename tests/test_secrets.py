@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from forked import kikimimi
 
 from assistant import secret_files
 from assistant.cli import argument, broker_of
@@ -145,23 +146,15 @@ def test_a_run_in_which_everything_fails_tells_no_secret(yamnet_path: Path, home
 def test_no_command_prints_a_secret(command: list[str], home: Path) -> None:
     with rude() as port:
         config = written(home, port, port)
-        done = subprocess.run(
-            [*KIKIMIMI, *command, "-v", "-c", str(config)],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env=environment(home),
-            stdin=subprocess.DEVNULL,
-        )
+        done = kikimimi(*command, "-v", "-c", str(config), environment=environment(home))
     assert done.stdout + done.stderr
     assert SECRET not in done.stdout + done.stderr
 
 
 def test_check_shows_where_the_daemon_goes_but_no_secret(home: Path) -> None:
     config = written(home, 1, 2)
-    command = [*KIKIMIMI, "check", "-c", str(config)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60, env=environment(home))
+    done = kikimimi("check", "-c", str(config), environment=environment(home))
+    assert done.returncode == 0, done.stderr
     assert "rtsp://***@127.0.0.1:2/live" in done.stdout
     assert "send POST to 127.0.0.1:2" in done.stdout
     assert "token: every user of this machine can read it; remedy: chmod 600" in done.stderr

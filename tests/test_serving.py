@@ -25,6 +25,7 @@ import openai
 import pytest
 import soundfile
 import soxr
+from forked import kikimimi
 from test_app import Subscriber, wav
 
 from assistant import app, checkup, resident, serving, startup
@@ -446,8 +447,7 @@ def test_what_cannot_be_served_is_told(tmp_path: Path, served: Served) -> None:
     def refused(text: str, *options: str) -> str:
         config = tmp_path / "c.yaml"
         config.write_text(text)
-        command = [sys.executable, "-m", "assistant.cli", "serve", "-c", str(config), *options]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = kikimimi("serve", "-c", str(config), *options, environment=os.environ)
         assert done.returncode > 0
         assert "Traceback" not in done.stderr
         return done.stderr

@@ -1,6 +1,6 @@
-"""Daemons as processes of their own that need not import everything first: forked from one that has done so.
+"""`kikimimi` as processes of their own that need not import everything first: forked from one that has done so.
 
-A start takes 3 s of a core, nearly all of it imports, and the tests of the page start some eighty daemons.
+A start takes one to 4 s of a core, nearly all of it imports, and the tests start more than a hundred.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -33,11 +34,18 @@ PRELOADED = (
 
 
 class Forked:
-    """A daemon's process, used like `subprocess.Popen`."""
+    """Its process, used like `subprocess.Popen`."""
 
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
-        """`kikimimi` with these arguments; what it prints goes to the end of `log`."""
-        request = {"run": list(arguments), "environment": dict(environment), "log": str(log)}
+    def __init__(
+        self, arguments: Sequence[str], environment: Mapping[str, str], log: Path, printed: Path | None = None
+    ) -> None:
+        """`kikimimi` with these arguments. Its stderr is added to `log`, its stdout to `printed`, or to `log` too."""
+        request = {
+            "run": list(arguments),
+            "environment": dict(environment),
+            "log": str(log),
+            "printed": str(printed or log),
+        }
         self.pid: int = _ask(request)
         self._code: int | None = None
 
@@ -64,6 +72,22 @@ class Forked:
     def kill(self) -> None:
         """SIGKILL."""
         self.send_signal(signal.SIGKILL)
+
+
+def kikimimi(
+    *arguments: str, environment: Mapping[str, str], seconds: float = 90.0
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, as `subprocess.run` does."""
+    with tempfile.TemporaryDirectory() as folder:
+        printed, said = Path(folder) / "stdout", Path(folder) / "stderr"
+        process = Forked(arguments, environment, said, printed)
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+        return subprocess.CompletedProcess(arguments, code, printed.read_text("utf-8"), said.read_text("utf-8"))
 
 
 @atexit.register
@@ -109,14 +133,14 @@ def _serve() -> list[str]:
     os._exit(0)
 
 
-def _become(run: list[str], environment: dict[str, str], log: str) -> list[str]:
+def _become(run: list[str], environment: dict[str, str], log: str, printed: str) -> list[str]:
     os.environ.clear()
     os.environ.update(environment)
-    nothing, out = os.open(os.devnull, os.O_RDONLY), os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    for old, new in ((nothing, 0), (out, 1), (out, 2)):
-        os.dup2(old, new)
-    os.close(nothing)
-    os.close(out)
+    adding = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    for number, (path, mode) in enumerate(((os.devnull, os.O_RDONLY), (printed, adding), (log, adding))):
+        opened = os.open(path, mode, 0o644)
+        os.dup2(opened, number)
+        os.close(opened)
     program = "from assistant.cli import main; raise SystemExit(main())"
     sys.orig_argv[:] = [sys.executable, "-c", program, *run]  # what a daemon that starts anew executes
     sys.argv[:] = ["-c", *run]
