@@ -258,8 +258,7 @@ async def test_calls_that_wait_are_answered_each_with_its_own_result() -> None:
         return n
 
     calls = [asyncio.create_task(thread.call(partial(work, n))) for n in range(1, 24)]
-    await asyncio.sleep(0.05)
-    assert thread.busy_since is not None
+    await until(lambda: thread.busy_since is not None)
     calls[6].cancel()
     await asyncio.sleep(0)
     held.set()
@@ -277,7 +276,7 @@ async def test_calls_that_wait_are_answered_each_with_its_own_result() -> None:
 async def test_who_waits_for_a_thread_that_shuts_down_is_cancelled() -> None:
     thread, held = ModelThread("shared"), threading.Event()
     running, waiting = (asyncio.create_task(thread.call(lambda: held.wait(10.0))) for _ in range(2))
-    await asyncio.sleep(0.05)
+    await until(lambda: thread.busy_since is not None)
     thread.shutdown()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(waiting, 5.0)
