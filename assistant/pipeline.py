@@ -168,9 +168,10 @@ class ModelThread:
         self.name = name
         self._threads = threads
         self._executor = ThreadPoolExecutor(max_workers=threads, thread_name_prefix=name)
-        self._lock = Lock()  # of the two below
+        self._lock = Lock()  # of the three below
         self._calls: deque[_Call] = deque()
         self._working = 0  # threads that look for calls
+        self._closed = False
         self._began: dict[int, float] = {}  # by thread, monotonic: when the call began that runs there now
 
     @property
@@ -184,10 +185,12 @@ class ModelThread:
         return min(list(self._began.values()), default=None)
 
     async def call(self, function: Callable[[], T], *, patient: bool = False) -> T:
-        """Run `function` in the thread. Raises `TimeoutError` after a minute, `patient` or not."""
+        """Run `function` in the thread. Raises `TimeoutError` after a minute, and `RuntimeError` after `shutdown`."""
         loop = asyncio.get_running_loop()
         call = _Call(function, loop.create_future(), loop)
         with self._lock:
+            if self._closed:  # one that is on its way to its end would still answer
+                raise RuntimeError(f"the thread of the {self.name} is shutting down")
             if self.idle:
                 self._executor.submit(self._work)
                 self._working += 1
@@ -229,6 +232,7 @@ class ModelThread:
     def shutdown(self) -> None:
         """Take no more calls; waiting ones are cancelled."""
         with self._lock:
+            self._closed = True
             calls = list(self._calls)
             self._calls.clear()
         self._executor.shutdown(wait=False, cancel_futures=True)
