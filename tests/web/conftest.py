@@ -40,7 +40,7 @@ def pytest_pycollect_makeitem(obj: object) -> None:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def launch() -> AsyncIterator[Callable[[Sequence[str]], Awaitable[Browser]]]:
-    """Chromium with more flags: it starts once for all tests, which takes a second and a half."""
+    """Chromium with more flags; each set of them is started once for all tests."""
     program = chromium()
     if program is None:
         if os.environ.get("CI"):
