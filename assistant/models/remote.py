@@ -231,16 +231,14 @@ class Remote:
         return self._wait([work], cancelled=nobody, instead=Spoken("", None, None, None))[0]
 
     def close(self) -> None:
-        """Give up what is asked and let the connections go. Blocks for at most a second."""
+        """Give up what is asked and let the connections go. Blocks for at most three seconds."""
         with self._lock:
             self._closed = True
             loop, thread, self._loop = self._loop, self._thread, None
         if loop is None or thread is None:
             return
         asyncio.run_coroutine_threadsafe(self._leave(), loop)
-        thread.join(1.0)
-        if not thread.is_alive():
-            loop.close()
+        thread.join(3.0)
 
     # ---------------------------------------------------------------------------------------- for whoever calls it
 
@@ -251,7 +249,7 @@ class Remote:
                 raise ModelError("the daemon is stopping")
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._loop.run_forever, name="remote", daemon=True)
+                self._thread = threading.Thread(target=_turn, args=(self._loop,), name="remote", daemon=True)
                 self._thread.start()
             return asyncio.run_coroutine_threadsafe(work, self._loop)
 
@@ -579,6 +577,13 @@ class _Asking:
             await self._answer.aclose()
         if isinstance(error, httpx2.HTTPError | httpx2.StreamError):
             raise explained(error) from error
+
+
+def _turn(loop: asyncio.AbstractEventLoop) -> None:
+    """Until it is stopped. Connections that are broken off then close one turn later."""
+    loop.run_forever()
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
 
 
 def _result(work: Future[T], instead: T | None) -> T:

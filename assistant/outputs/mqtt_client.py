@@ -239,6 +239,7 @@ class Link:
             self.abandon()
             raise
         if not self._answered.done():
+            self.abandon()
             raise ProtocolRefusedError(
                 f"{self.settings.address} closes the connection without an answer to MQTT"
                 f" {PROTOCOL_NAMES[self.protocol]}: is it an MQTT broker"
@@ -323,6 +324,9 @@ class Link:
             if isinstance(sock, socket.socket):
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
+        # paho closes the sockets that wake its thread once nothing refers to the client. Exceptions that refer to each
+        # other keep us: a broker that never answers would cost two sockets a try until garbage is collected.
+        self._client = paho.Client(CallbackAPIVersion.VERSION2)
 
     def _make_client(self, client_id: str, will: Message | None) -> paho.Client:
         client = paho.Client(
@@ -357,6 +361,7 @@ class Link:
     async def _connect_in_thread(self) -> None:
         """Run connect in a daemon thread: it blocks in name resolution, TCP and TLS, and cannot be cancelled."""
         connected: asyncio.Future[None] = self._loop.create_future()
+        client = self._client
 
         def settle(error: Exception | None) -> None:
             if connected.done():
@@ -368,24 +373,24 @@ class Link:
 
         def connect() -> None:
             try:
-                self._paho_connect()
+                self._paho_connect(client)
             except Exception as error:
                 self._on_loop(settle, error)
                 return
             if self._abandoned.is_set():
-                self._client.disconnect()
+                client.disconnect()
             self._on_loop(settle, None)
 
         threading.Thread(target=connect, name="mqtt-connect", daemon=True).start()
         await connected
 
-    def _paho_connect(self) -> None:
+    def _paho_connect(self, client: paho.Client) -> None:
         assert self.settings.host is not None  # noqa: S101 - checked by the output
         if self.protocol == 5:
             properties = _properties(
                 PacketTypes.CONNECT, SessionExpiryInterval=SESSION_EXPIRY, MaximumPacketSize=LARGEST
             )
-            self._client.connect(
+            client.connect(
                 self.settings.host,
                 self.settings.port,
                 self.settings.keepalive,
@@ -393,7 +398,7 @@ class Link:
                 properties=properties,
             )
         else:
-            self._client.connect(self.settings.host, self.settings.port, self.settings.keepalive)
+            client.connect(self.settings.host, self.settings.port, self.settings.keepalive)
 
     @property
     def _wanted(self) -> str:

@@ -255,6 +255,7 @@ async def test_a_broker_that_sends_again_is_recognised(started: Start):
         output = started(port, settings=settings, command=taken.append, **QUIET)
         await until(lambda: output.health()["commands_repeated"] == 1)
         await until(lambda: len(taken) == 2)
+        await until(lambda: output._link is not None)  # both came with the broker's first bytes
         assert output._link is not None
         output._link.abandon()
         await output.stop(0.1)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
+import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -616,6 +619,29 @@ async def test_a_port_that_accepts_and_never_answers(
         await output.stop(1)
 
     assert "accepts connections but does not answer" in told
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the files that Linux shows in /proc")
+async def test_attempts_leave_no_sockets_behind(
+    started: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    def sockets() -> int:
+        return sum("socket:" in os.path.realpath(fd) for fd in Path("/proc/self/fd").iterdir())
+
+    monkeypatch.setattr(mqtt_client, "CONNACK_TIMEOUT", 0.1)
+    gc.collect()
+    gc.disable()  # a collection would close them too, but nobody knows when it comes
+    try:
+        with socket.socket() as silent:
+            silent.bind(("127.0.0.1", 0))
+            silent.listen()
+            before = sockets()
+            output = started(silent.getsockname()[1])
+            await cause(output, caplog)
+            await output.stop(1)
+            await until(lambda: sockets() <= before)
+    finally:
+        gc.enable()
 
 
 async def test_something_that_is_no_broker(started: Start, caplog: pytest.LogCaptureFixture):
