@@ -103,13 +103,13 @@ async def test_a_room_that_is_switched_off_is_not_heard_and_stays_off(yamnet_pat
         await until(lambda: "online" in client.on("kikimimi/kitchen/status"))
         client.publish("kikimimi/kitchen/listening/set", "OFF")
         await until(lambda: client.on("kikimimi/kitchen/status")[-1] == "disabled")
-        assert client.on("kikimimi/kitchen/listening/state")[-1] == "OFF"
+        await until(lambda: client.on("kikimimi/kitchen/listening/state")[-1] == "OFF")
         await until(lambda: daemon.health()["rooms_online"] == 0)
     async with house(config, files, tmp_path) as (client, daemon, _, _port):
         await until(lambda: "online" in client.on("kikimimi/status"))
+        await until(lambda: client.on("kikimimi/kitchen/listening/state") == ["OFF"])
         await asyncio.sleep(0.5)
         assert client.on("kikimimi/kitchen/status")[-1] == "disabled"
-        assert client.on("kikimimi/kitchen/listening/state")[-1] == "OFF"
         client.publish("kikimimi/kitchen/listening/set", "ON")
         await until(lambda: client.on("kikimimi/kitchen/status")[-1] == "online")
         client.publish("kikimimi/listening/set", "OFF")
@@ -125,6 +125,7 @@ async def test_a_test_alert_is_told_and_drawn(yamnet_path: Path, tmp_path: Path)
         await asyncio.sleep(1.0)  # something to draw
         client.publish("kikimimi/kitchen/test", "PRESS")
         await until(lambda: client.on("kikimimi/kitchen/spectrogram"))
+        await until(lambda: len(client.on("kikimimi/kitchen/event")) == 2)
         events = [json.loads(payload) for payload in client.on("kikimimi/kitchen/event")]
         assert [(event["event_type"], event["state"]) for event in events] == [("test", "started"), ("test", "ended")]
         client.publish("kikimimi/kitchen/sensitivity/set", "miss nothing")

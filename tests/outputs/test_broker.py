@@ -41,6 +41,40 @@ async def test_messages_and_retained_messages_pass(subscribe: Callable[..., Subs
         assert third.seen == []
 
 
+async def test_clients_that_come_at_once_get_what_they_subscribed_to_and_nothing_else(
+    subscribe: Callable[..., Subscriber],
+):
+    def packet(kind: int, body: bytes) -> bytes:
+        return bytes((kind, len(body))) + body
+
+    def text(value: str) -> bytes:
+        return len(value).to_bytes(2) + value.encode()
+
+    async def come(port: int, number: int) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(packet(0x10, text("MQTT") + b"\x04\x02\x00\x00" + text("")))
+        writer.write(packet(0x82, b"\x00\x01" + text(f"t/{number}") + b"\x00"))
+        try:
+            async with asyncio.timeout(10):
+                got = await reader.readexactly(4 + 5 + 8 + len(str(number)))
+                writer.write(b"\xc0\x00")  # an answer to PINGREQ is the end of what there is
+                return got + await reader.readexactly(2)
+        finally:
+            writer.close()
+
+    async with embedded_broker(port=0) as port:
+        first = subscribe(port)
+        await until(first.subscribed.is_set)
+        for number in range(30):
+            first.publish(f"t/{number}", "ON", retain=True)
+        await until(lambda: len(first.seen) == 30)
+
+        answers = await asyncio.gather(*(come(port, number) for number in range(30)))
+
+    accepted, granted, end = b"\x20\x02\x00\x00", b"\x90\x03\x00\x01\x00", b"\xd0\x00"
+    assert answers == [accepted + granted + packet(0x31, text(f"t/{number}") + b"ON") + end for number in range(30)]
+
+
 async def test_it_listens_on_loopback_alone():
     async with embedded_broker(port=0) as port:
         with pytest.raises(OSError, match="refused"):
