@@ -18,12 +18,12 @@ demo: .venv/core
 run: .venv/core
 	@.venv/bin/kikimimi run
 
-# Three files at a time: half of the tests wait for things that happen in real time. One thread each, or torch's
+# Four files at a time: half of the tests wait for things that happen in real time. One thread each, or torch's
 # wait for each other. Those of sound servers and of overload want the machine for themselves. While mypy works on one
-# core, the other one imports what the tests import: compiling that is what each of the three would do otherwise.
+# core, the other one imports what the tests import: compiling that is what each of the four would do otherwise.
 test: .venv/all
 	@.venv/bin/pytest --collect-only -qq >/dev/null 2>&1 & $(MAKE) --no-print-directory check; code=$$?; wait; exit $$code
-	@OMP_NUM_THREADS=1 .venv/bin/pytest -n 3 --dist loadfile -m "not alone"
+	@OMP_NUM_THREADS=1 .venv/bin/pytest -n 4 --dist loadfile -m "not alone"
 	@.venv/bin/pytest -m alone $$(grep -rl --include='test_*.py' 'mark\.alone' tests)
 
 # A real Home Assistant in $HA_ROOT (see tests/ha/home-assistant; needs root). KIKIMIMI_AUDIO: a folder with real recordings.
