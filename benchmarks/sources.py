@@ -133,6 +133,14 @@ class Server:
 
         threading.Thread(target=feed, daemon=True).start()
 
+    def plays(self, dbfs: float) -> bool:
+        """Whether the player still plays; one that ended is started again."""
+        if self._player is not None and self._player.poll() is None:
+            return True
+        print("paplay ended by itself; it is started again", flush=True)
+        self.play(dbfs)
+        return False
+
     def quiet(self) -> None:
         """No noise any more."""
         if self._player is not None:
@@ -214,7 +222,10 @@ def rounds_of(
         gave = time.monotonic()
         give()
         server.play(dbfs)
-        until(lambda: heard(told, dbfs, known), f"a level of {dbfs} dBFS ({how}, round {number + 1})")  # noqa: B023
+        until(
+            lambda: server.plays(dbfs) and heard(told, dbfs, known),  # noqa: B023
+            f"a level of {dbfs} dBFS ({how}, round {number + 1})",
+        )
         hearing.append(time.monotonic() - gave)
         print(f"{how} {number + 1}: offline {offline[-1]:.2f}, hearing again {hearing[-1]:.2f}", flush=True)
         if number == min(1, rounds - 1):
@@ -258,7 +269,8 @@ def main() -> None:
         (folder / "config.yaml").write_text(CONFIG.replace("PORT", str(port)))
         (folder / "mosquitto.conf").write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
         server = Server(folder)
-        log = options.log.open("w") if options.log else subprocess.DEVNULL
+        path = options.log or folder / "log"
+        log = path.open("w")
         broker = subprocess.Popen(["mosquitto", "-c", str(folder / "mosquitto.conf")], stderr=subprocess.DEVNULL)
         told = daemon = None
         try:
@@ -279,6 +291,9 @@ def main() -> None:
             daemon.terminate()
             figures["exit_code"] = {"daemon": daemon.wait(timeout=30)}
             print(json.dumps({"gone_s": options.gone, **figures}))
+        except SystemExit as stop:
+            said = f"status {told.status!r}, levels {told.levels[-9:]}" if told is not None else "nothing was told"
+            raise SystemExit(f"{stop}; {said}; the daemon's log:\n{path.read_text()[-9000:]}") from None
         finally:
             server.stop()
             if told is not None:
