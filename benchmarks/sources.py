@@ -193,7 +193,8 @@ class Told:
 def heard(told: Told, dbfs: float, since: int) -> bool:
     """Whether that level arrived after the first `since` ones.
 
-    A third of the band is heard (-5 dB), and a player with gaps on a busy machine is quieter still on average.
+    A third of the band is heard (-5 dB). Now and then, on a busy machine, the level stays another 6 dB lower after the
+    return of the device; why is not known.
     """
     return any(-15.0 < level - dbfs < 8.0 for level in told.levels[since:])
 
