@@ -207,22 +207,36 @@ class _Capture:
 
 
 def _format(sounddevice: Any, device: Device) -> tuple[float, int]:  # noqa: ANN401
-    """The rate and channel count to record with: the device's own, else the first usual ones that it takes."""
+    """The rate and channel count to record with: the device's own, else the first usual ones that it takes.
+
+    A device that is just coming back refuses everything for a moment, so what was refused is asked a second time: else
+    it would be heard with the worst format of all, in which the moment was over.
+    """
     plugin = device.channels >= PLUGIN_CHANNELS
     # A plugin names an arbitrary default rate; most hardware behind it runs at 48 kHz, and soxr converts better.
     rates = [48_000.0, device.rate] if plugin else [device.rate, 48_000.0]
     channels = [2, 1] if plugin else [device.channels, 2, 1]
-    failure: Exception | None = None
-    for rate in dict.fromkeys([*rates, 44_100.0, 16_000.0, 32_000.0, 8_000.0]):
-        for count in dict.fromkeys(count for count in channels if count <= device.channels):
-            try:
-                sounddevice.check_input_settings(device.index, count, "float32", None, rate)
-            except sounddevice.PortAudioError as error:
-                failure = failure or error
-            else:
-                return rate, count
-    if failure is None:
+    formats = [
+        (rate, count)
+        for rate in dict.fromkeys([*rates, 44_100.0, 16_000.0, 32_000.0, 8_000.0])
+        for count in dict.fromkeys(count for count in channels if count <= device.channels)
+    ]
+    if not formats:
         raise ValueError(f"{device.name} has no channel")
+    found = _first_taken(sounddevice, device, formats)
+    return found if found == formats[0] else _first_taken(sounddevice, device, formats)
+
+
+def _first_taken(sounddevice: Any, device: Device, formats: list[tuple[float, int]]) -> tuple[float, int]:  # noqa: ANN401
+    failure: Exception | None = None
+    for rate, count in formats:
+        try:
+            sounddevice.check_input_settings(device.index, count, "float32", None, rate)
+        except sounddevice.PortAudioError as error:
+            failure = failure or error
+        else:
+            return rate, count
+    assert failure is not None  # noqa: S101 (there is at least one format)
     raise failure
 
 

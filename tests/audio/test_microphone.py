@@ -277,3 +277,34 @@ def test_no_portaudio_is_one_line_with_the_remedy(monkeypatch):
     monkeypatch.setattr(sys, "meta_path", [Refuses(), *sys.meta_path])
     with pytest.raises(SourceError, match="apt-get install libportaudio2"):
         microphone.devices()
+
+
+# format
+
+
+class Card:
+    """What `sounddevice` says of a card that refuses the first `busy` questions, and formats that it has not."""
+
+    class PortAudioError(Exception):
+        pass
+
+    def __init__(self, busy: int, takes: tuple[tuple[float, int], ...]) -> None:
+        self.busy, self.takes = busy, takes
+
+    def check_input_settings(self, _index: int, count: int, _kind: str, _extra: None, rate: float) -> None:
+        self.busy -= 1
+        if self.busy >= 0 or (rate, count) not in self.takes:
+            raise self.PortAudioError("Device unavailable")
+
+
+@pytest.mark.parametrize("busy", [0, 1, 9])
+def test_a_device_that_is_just_coming_back_is_not_heard_in_a_poor_format(busy: int):
+    every = tuple((rate, count) for rate in (48e3, 44.1e3, 32e3, 16e3, 8e3) for count in (2, 1))
+    assert microphone._format(Card(busy, every), Device(0, "pulse", 32, 44_100.0, (), True)) == (48_000.0, 2)
+
+
+def test_a_format_that_the_device_has_is_found():
+    device = Device(0, "headset", 1, 48_000.0, (), False)
+    assert microphone._format(Card(0, ((16e3, 1), (8e3, 1))), device) == (16_000.0, 1)
+    with pytest.raises(Card.PortAudioError):
+        microphone._format(Card(0, ()), device)
